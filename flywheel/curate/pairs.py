@@ -1,0 +1,80 @@
+"""Preference pairs from graded groups, by three published strategies."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+
+from flywheel.types import Completion, Group, Pair, Sample, Verdict
+
+
+def make_pairs(strategy: str, groups: Iterable[Group], chosen_ids: set[str], per_problem: int, seed: int) -> Iterator[Pair]:
+    """Pairs of distinct completions of the same problem.
+
+    Args:
+        strategy: "right_vs_wrong" (Iterative RPO §2: random right against random wrong), "best_vs_worst"
+            (Self-Rewarding §2.4: extreme scores, ties dropped) or "gold_vs_own" (SPIN: the gold
+            completion against the policy's own, right or wrong).
+        groups: problems with their graded samples.
+        chosen_ids: samples that survived curation; only these can be chosen.
+        per_problem: most pairs per problem.
+        seed: of the random choices.
+    """
+    makers = {"right_vs_wrong": _right_vs_wrong, "best_vs_worst": _best_vs_worst, "gold_vs_own": _gold_vs_own}
+    for group in groups:
+        # Seeded by problem, so that a pair does not depend on which other problems there are.
+        draw = random.Random(f"{seed}:{group.problem.id}")
+        yield from makers[strategy](group, chosen_ids, per_problem, draw)
+
+
+def _right_vs_wrong(group: Group, chosen_ids: set[str], most: int, draw: random.Random) -> list[Pair]:
+    right = [s for s in group.right if s.id in chosen_ids]
+    wrong = _distinct(group.wrong)
+    draw.shuffle(right)
+    draw.shuffle(wrong)
+    if not right or not wrong:
+        return []
+    # Walk both lists round and round, so that no completion is used twice before all were used once.
+    count = min(most, len(right) * len(wrong))
+    pairs = {}
+    for i in range(len(right) * len(wrong)):
+        j = (i + i // max(len(right), len(wrong))) % len(wrong)
+        pair = Pair(group.problem, right[i % len(right)], wrong[j])
+        pairs.setdefault(pair.id, pair)
+        if len(pairs) == count:
+            break
+    return list(pairs.values())
+
+
+def _best_vs_worst(group: Group, chosen_ids: set[str], most: int, draw: random.Random) -> list[Pair]:
+    decided = [s for s in _distinct(group.samples) if s.verdict.score is not None]
+    draw.shuffle(decided)
+    ranked = sorted(decided, key=lambda s: s.verdict.score or 0.0, reverse=True)
+    pairs = []
+    for best, worst in zip(ranked, reversed(ranked), strict=True):
+        if len(pairs) == most or (best.verdict.score or 0.0) <= (worst.verdict.score or 0.0):
+            break
+        if best.id in chosen_ids:
+            pairs.append(Pair(group.problem, best, worst))
+    return pairs
+
+
+def _gold_vs_own(group: Group, chosen_ids: set[str], most: int, draw: random.Random) -> list[Pair]:
+    gold = group.problem.gold
+    if gold is None:
+        return []
+    round_number = group.samples[0].round if group.samples else 0
+    chosen = Sample(
+        f"gold-{group.problem.id}", group.problem.id, round_number, Completion.of(gold), Verdict.right("gold")
+    )
+    own = [s for s in _distinct(group.samples) if s.completion.text.strip() != gold.strip()]
+    draw.shuffle(own)
+    return [Pair(group.problem, chosen, sample) for sample in own[:most]]
+
+
+def _distinct(samples: Iterable[Sample]) -> list[Sample]:
+    """The first sample of each text."""
+    by_text: dict[str, Sample] = {}
+    for sample in samples:
+        by_text.setdefault(sample.completion.text, sample)
+    return list(by_text.values())

@@ -1,0 +1,61 @@
+"""Accelerators of this host, counted without creating a CUDA context."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flywheel.session import Rank
+from flywheel.errors import RecipeError
+
+SCRUBBED = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE",
+    "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP",
+)  # fmt: skip
+"""What a launcher sets and a generation worker must not see: it is a world of its own."""
+
+
+def visible_gpus() -> list[str]:
+    """Ids of the GPUs this process may use, as ``CUDA_VISIBLE_DEVICES`` would name them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [part for part in visible.split(",") if part.strip()]
+    return [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+
+
+def replicas(rank: Rank, tensor_parallel: int, cpu_replicas: int) -> list[list[str]]:
+    """The GPUs of each engine that this agent runs; an empty group means "on the CPU".
+
+    Args:
+        rank: this agent's place.
+        tensor_parallel: GPUs per engine; local ranks are grouped, and the first of a group leads it.
+        cpu_replicas: engines per agent where there is no GPU.
+
+    Raises:
+        RecipeError: ``tensor_parallel`` does not divide this host's GPUs.
+    """
+    gpus = visible_gpus()
+    if not gpus:
+        if tensor_parallel > 1:
+            raise RecipeError(
+                f"engine.tensor_parallel is {tensor_parallel}, but this host has no GPU",
+                hint="set engine.tensor_parallel=1",
+            )
+        return [[] for _ in range(cpu_replicas)]
+    if len(gpus) % tensor_parallel:
+        raise RecipeError(
+            f"engine.tensor_parallel is {tensor_parallel}, which does not divide this host's {len(gpus)} GPUs",
+            hint="choose a divisor, or set CUDA_VISIBLE_DEVICES",
+        )
+    groups = [gpus[i : i + tensor_parallel] for i in range(0, len(gpus), tensor_parallel)]
+    return groups[rank.local :: rank.local_world]
+
+
+def cpu_threads(rank: Rank, engines: int) -> int:
+    """Threads for each of this agent's engines, so that together they do not exceed the cores."""
+    return max(1, len(os.sched_getaffinity(0)) // (rank.local_world * engines))
+
+
+def generation_env(gpus: list[str]) -> dict[str, str | None]:
+    """Environment of a generation worker: its own GPUs, and no trace of the launcher."""
+    return {**dict.fromkeys(SCRUBBED, None), "CUDA_VISIBLE_DEVICES": ",".join(gpus)}

@@ -1,0 +1,94 @@
+"""Every error flywheel raises on purpose, one type per boundary.
+
+::
+
+    FlywheelError                  message + hint (the command that mends it) + exit code
+    ├── UserError            (1)   something the user can mend
+    │   ├── RecipeError            a recipe that does not parse, or contradicts itself
+    │   ├── TaskError              a task that cannot be loaded, or whose verifier is wrong
+    │   ├── ModelError             a checkpoint that is missing, unreadable or without chat template
+    │   ├── DataError              an input file that is missing, malformed or lacks a column
+    │   └── RunDirError            the run folder
+    │       ├── RunLocked          another process is writing it
+    │       ├── RecipeChanged      an edit that would change a finished stage
+    │       └── CorruptStage       a committed file no longer has its recorded hash
+    ├── StageFailed          (3)   a worker died or raised: which stage, which log, the last lines
+    ├── PeerLost             (3)   another rank stopped
+    └── Interrupted        (130)   SIGINT or SIGTERM: nothing is lost, the same command resumes
+"""
+
+from __future__ import annotations
+
+
+class FlywheelError(Exception):
+    """Base of all deliberate errors.
+
+    Args:
+        message: what is wrong and where, in one sentence or a short list.
+        hint: the command or edit that mends it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[type, tuple[str, str | None]]:
+        # Errors cross from worker to agent: keep both parts.
+        return (type(self), (self.message, self.hint))
+
+
+class UserError(FlywheelError):
+    """Something that the user can mend; shown without a traceback."""
+
+
+class RecipeError(UserError):
+    """A recipe that does not parse, or that contradicts itself."""
+
+
+class TaskError(UserError):
+    """A task that cannot be loaded, yields no problems, or whose verifier is wrong."""
+
+
+class ModelError(UserError):
+    """A checkpoint that is missing, unreadable, too large or without a chat template."""
+
+
+class DataError(UserError):
+    """An input file that is missing, malformed or lacks a column."""
+
+
+class RunDirError(UserError):
+    """A run folder that cannot be used as it is."""
+
+
+class RunLocked(RunDirError):
+    """Another process is writing this run."""
+
+
+class RecipeChanged(RunDirError):
+    """The recipe was edited in a way that would change a finished stage."""
+
+
+class CorruptStage(RunDirError):
+    """A committed file no longer has its recorded size or hash."""
+
+
+class StageFailed(FlywheelError):
+    """A worker raised or died. The message names rank and stage, the hint the log."""
+
+    exit_code = 3
+
+
+class PeerLost(FlywheelError):
+    """Another rank of this launch failed or stopped answering."""
+
+    exit_code = 3
+
+
+class Interrupted(FlywheelError):
+    """SIGINT or SIGTERM arrived. Nothing is lost; the same command resumes."""
+
+    exit_code = 130

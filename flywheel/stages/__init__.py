@@ -1,0 +1,1 @@
+"""Stages: each reads committed folders and commits one. One file per stage, thin."""

@@ -1,0 +1,45 @@
+"""Everything that can be known before any device time: the recipe against its task, model and TRL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flywheel.curate import make_filters
+from flywheel.engines import ENGINES
+from flywheel.errors import UserError
+from flywheel.recipe import Recipe
+from flywheel.tasks import load_task
+from flywheel.tasks.check import check_task
+from flywheel.workers import Report
+
+
+def work(payload: dict[str, Any], report: Report) -> dict[str, list[str]]:
+    """Worker: look at everything, stop at nothing.
+
+    Payload: ``recipe`` (resolved), ``base``, ``model``, ``chat_template``, ``world``.
+
+    Returns:
+        ``findings`` (each makes the recipe unusable) and ``notes``.
+    """
+    from flywheel.training.preflight import check_model, check_training
+
+    recipe = Recipe.model_validate(payload["recipe"])
+    findings: list[str] = []
+    notes: list[str] = []
+    try:
+        make_filters(recipe.curate)
+    except UserError as error:
+        findings += error.message.splitlines()
+    if recipe.engine.use not in ENGINES:
+        findings.append(f"engine.use: there is no engine {recipe.engine.use!r}; use one of {', '.join(ENGINES)}")
+    try:
+        task = load_task(recipe.task.use, recipe.task.args, Path(payload["base"]))
+    except UserError as error:
+        findings.append(error.message + (f" ({error.hint})" if error.hint else ""))
+    else:
+        found = check_task(task, needs_demonstrations=recipe.warmup is not None)
+        findings += [f"task {recipe.task.use}: {finding}" for finding in found]
+    findings += check_training(recipe, payload["world"])
+    model_findings, model_notes = check_model(recipe, payload["model"], payload["chat_template"])
+    return {"findings": findings + model_findings, "notes": notes + model_notes}

@@ -1,0 +1,76 @@
+"""Columns of the run folder's Parquet parts. Every row has a stable id and its parents' ids."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+PROBLEMS = pa.schema(
+    [("problem_id", pa.string()), ("prompt", MESSAGES), ("gold", pa.string()), ("data", pa.string())]
+)
+
+SAMPLES = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("problem_id", pa.string()),
+        ("round", pa.int32()),
+        ("policy", pa.string()),
+        ("mode", pa.string()),  # "sampled" or "greedy"
+        ("chunk", pa.int32()),
+        ("index", pa.int32()),
+        ("seed_key", pa.string()),  # what the sampling seed derives from
+        ("messages", MESSAGES),  # everything after the prompt
+        ("text", pa.string()),  # the last assistant message
+        ("tokens", pa.int32()),
+        ("finish", pa.string()),
+    ]
+)
+
+VERDICTS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("problem_id", pa.string()),
+        ("score", pa.float64()),  # null: undecided
+        ("passed", pa.bool_()),  # null: undecided
+        ("reason", pa.string()),
+        ("detail", pa.string()),  # JSON
+        ("seconds", pa.float32()),
+    ]
+)
+
+SFT = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("prompt", MESSAGES),
+        ("completion", MESSAGES),
+        ("source", pa.string()),  # "round", "replay" or "demonstration"
+        ("round", pa.int32()),
+        ("problem_id", pa.string()),
+        ("sample_id", pa.string()),
+        ("pass_rate", pa.float64()),
+    ]
+)
+
+PAIRS = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("prompt", MESSAGES),
+        ("chosen", MESSAGES),
+        ("rejected", MESSAGES),
+        ("round", pa.int32()),
+        ("problem_id", pa.string()),
+        ("chosen_id", pa.string()),
+        ("rejected_id", pa.string()),
+    ]
+)
+
+DROPPED = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("problem_id", pa.string()),
+        ("filter", pa.string()),
+        ("reason", pa.string()),
+        ("removed_by", pa.string()),
+    ]
+)

@@ -1,0 +1,63 @@
+"""What a task is: where problems come from, how the policy attempts one, and who is right.
+
+A user's own task is a class in a file beside the recipe (``task: {use: ./roman.py:Roman}``); it
+needs ``problems`` and ``verify``. Subclassing ``BaseTask`` brings the default rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+from flywheel.types import Completion, Message, Problem, Verdict
+
+
+class Policy(Protocol):
+    """The checkpoint being improved, as a rollout sees it."""
+
+    async def chat(self, messages: Iterable[Message], **overrides: Any) -> list[Completion]:
+        """Sample the next assistant message.
+
+        Args:
+            messages: the conversation so far.
+            overrides: fields of ``Sampling`` that differ from the recipe's, such as ``n=1``.
+        """
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """The protocol that the round loop speaks."""
+
+    def problems(self, split: str) -> Iterable[Problem]:
+        """Problems of a split, always in the same order; may be endless.
+
+        Splits: "train" (drawn each round), "heldout" (evaluation; must share no problem with the
+        others) and "demonstrations" (warm-up; each with a gold completion).
+        """
+        ...
+
+    async def rollout(self, problem: Problem, policy: Policy) -> list[Completion]:
+        """Attempt a problem; the default is K single-turn samples."""
+        ...
+
+    def verify(self, problem: Problem, completion: Completion) -> Verdict:
+        """Score one completion; pure, and safe to call from several processes."""
+        ...
+
+
+class BaseTask:
+    """The defaults of ``Task``: K independent single-turn samples, no splits of its own."""
+
+    def problems(self, split: str) -> Iterable[Problem]:
+        raise TypeError(f"{type(self).__name__} must define problems(split)")
+
+    async def rollout(self, problem: Problem, policy: Policy) -> list[Completion]:
+        return await policy.chat(problem.prompt)
+
+    def verify(self, problem: Problem, completion: Completion) -> Verdict:
+        raise TypeError(f"{type(self).__name__} must define verify(problem, completion)")
+
+    def wrong_answers(self, problem: Problem) -> list[str]:
+        """Completions that the verifier must reject; ``flywheel check`` adds generic ones."""
+        return []

@@ -1,0 +1,86 @@
+"""Prove a task before it costs anything: its verifier accepts the gold and rejects what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from flywheel.tasks.base import Task
+from flywheel.types import Completion, Problem, Verdict
+
+SAMPLE = 200
+"""Problems of each split that are looked at."""
+
+
+def check_task(task: Task, *, needs_demonstrations: bool) -> list[str]:
+    """Everything that is wrong with a task, in words; empty if nothing is.
+
+    Args:
+        task: the task.
+        needs_demonstrations: the recipe warms up, so each demonstration must have a gold completion.
+    """
+    findings: list[str] = []
+    splits: dict[str, list[Problem]] = {}
+    for split in ("train", "heldout", *(["demonstrations"] if needs_demonstrations else [])):
+        try:
+            splits[split] = list(islice(task.problems(split), SAMPLE))
+        except Exception as error:  # a user's code may raise anything; it is a finding, not a crash
+            findings.append(f"problems({split!r}) raised {type(error).__name__}: {error}")
+            continue
+        if not splits[split]:
+            findings.append(f"split {split!r} has no problems")
+    findings += _overlap(splits)
+    findings += [
+        f"demonstration {p.id} has no gold completion" for p in splits.get("demonstrations", []) if p.gold is None
+    ][:3]
+    known = {p.id: p for problems in splits.values() for p in problems if p.gold is not None}
+    findings += _verifier(task, list(known.values()))
+    return findings
+
+
+def _overlap(splits: dict[str, list[Problem]]) -> list[str]:
+    heldout = {p.id for p in splits.get("heldout", [])}
+    return [
+        f"problem {shared} is both in 'heldout' and in {split!r}: its evaluation would mean nothing"
+        for split in ("train", "demonstrations")
+        if (shared := next((p.id for p in splits.get(split, []) if p.id in heldout), None))
+    ]
+
+
+def _verifier(task: Task, problems: list[Problem]) -> list[str]:
+    rejected: list[str] = []
+    accepted: list[str] = []
+    for i, problem in enumerate(problems):
+        assert problem.gold is not None
+        verdict = _verify(task, problem, problem.gold)
+        if verdict.passed is not True:
+            rejected.append(f"the verifier does not accept the gold answer of {problem.id} ({_said(verdict)})")
+        for wrong in _wrong(task, problem, problems[i - 1]):
+            if _verify(task, problem, wrong).passed is True:
+                accepted.append(f"the verifier accepts the wrong answer {wrong!r} for {problem.id}")
+    return [*_first(rejected), *_first(accepted)]
+
+
+def _wrong(task: Task, problem: Problem, other: Problem) -> Iterator[str]:
+    yield ""
+    yield from getattr(task, "wrong_answers", lambda _: [])(problem)
+    # Another problem's answer may happen to be right here too, so it counts only where the tasks says no
+    # two problems share one; an answer with a stray suffix never is.
+    if other.gold is not None and problem.gold is not None and other.gold != problem.gold:
+        yield f"{other.gold}{problem.gold}"
+
+
+def _verify(task: Task, problem: Problem, text: str) -> Verdict:
+    try:
+        return task.verify(problem, Completion.of(text))
+    except Exception as error:  # see check_task
+        return Verdict.undecided(f"verify raised {type(error).__name__}: {error}")
+
+
+def _said(verdict: Verdict) -> str:
+    return f"score {verdict.score}: {verdict.reason}" if verdict.score is not None else f"undecided: {verdict.reason}"
+
+
+def _first(findings: list[str], most: int = 3) -> list[str]:
+    more = len(findings) - most
+    return findings[:most] + ([f"… and {more} more like it"] if more > 0 else [])

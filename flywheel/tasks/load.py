@@ -1,0 +1,78 @@
+"""Find a task by name, or by ``./file.py:Class`` beside the recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from flywheel.errors import TaskError
+from flywheel.tasks.base import Task
+
+BUILTIN = {
+    "countdown": "flywheel.tasks.countdown:Countdown",
+    "addition": "flywheel.tasks.addition:Addition",
+}
+
+
+def load_task(use: str, args: dict[str, Any] | None = None, base: Path | None = None) -> Task:
+    """Make the task that a recipe names.
+
+    Args:
+        use: a name in ``BUILTIN``, ``./file.py:Class`` (relative to ``base``) or ``package.module:Class``.
+        args: keyword arguments of the class.
+        base: the folder of the recipe; the current folder if None.
+
+    Raises:
+        TaskError: nothing by that name, the file does not import, or the arguments do not fit.
+    """
+    cls = _find_class(use, base or Path.cwd())
+    try:
+        task = cls(**(args or {}))
+    except (TypeError, ValueError) as error:
+        raise TaskError(f"task {use}: {error}", hint="mend `task.args` in the recipe") from error
+    missing = [name for name in ("problems", "rollout", "verify") if not callable(getattr(task, name, None))]
+    if missing:
+        raise TaskError(
+            f"task {use}: {cls.__name__} lacks {', '.join(missing)}",
+            hint="subclass flywheel.tasks.BaseTask and define problems(split) and verify(problem, completion)",
+        )
+    return task  # type: ignore[no-any-return]
+
+
+def _find_class(use: str, base: Path) -> Any:
+    target = BUILTIN.get(use, use)
+    where, colon, name = target.rpartition(":")
+    if not colon:
+        near = get_close_matches(use, BUILTIN, n=1)
+        raise TaskError(
+            f"there is no task {use!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+            hint=f"use one of {', '.join(BUILTIN)}, or ./file.py:Class",
+        )
+    try:
+        module = _import_file(base / where) if where.endswith(".py") else importlib.import_module(where)
+        return getattr(module, name)
+    except FileNotFoundError as error:
+        raise TaskError(f"task {use}: there is no file {base / where}") from error
+    except AttributeError as error:
+        raise TaskError(f"task {use}: {where} has no class {name!r}") from error
+    except (ImportError, SyntaxError) as error:
+        raise TaskError(f"task {use}: {where} does not import: {error}") from error
+
+
+def _import_file(path: Path) -> Any:
+    path = path.resolve()
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    # Named by its path, alike in every process, so that two recipes' `task.py` do not shadow each other.
+    name = f"flywheel_user_task_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

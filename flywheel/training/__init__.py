@@ -1,0 +1,1 @@
+"""Training: TRL's SFT and DPO trainers, run in a worker process per rank."""

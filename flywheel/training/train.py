@@ -1,0 +1,177 @@
+"""The training worker: one stage, one process per rank, one TRL trainer.
+
+``sft(payload, report)`` and ``dpo(payload, report)`` leave a plain Hugging Face folder in
+``WORK/model`` and return the stage's numbers. Killed, they continue from the Trainer's last complete
+checkpoint; on a CPU the result is bit for bit that of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
+from trl import DPOTrainer, SFTTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from flywheel.engines.checkpoint import load_tokenizer, loading_errors, make_model
+from flywheel.errors import UserError
+from flywheel.files import write_json
+from flywheel.recipe import Dpo, ScratchModel, Sft, Training, Warmup
+from flywheel.training.callbacks import CompleteCheckpoints, Progress, newest_checkpoint, peak_memory
+from flywheel.training.config import dpo_config, lora_config, sft_config
+from flywheel.training.data import dpo_dataset, sft_dataset
+from flywheel.workers import Report
+
+
+def sft(payload: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Supervised fine-tuning.
+
+    Payload: ``section`` (recipe), ``model`` (folder, hub id or scratch spec), ``chat_template``,
+    ``data`` (Parquet file), ``work`` (folder), ``seed``, ``rank``, ``world``.
+    """
+    section = (Warmup if "problems" in payload["section"] else Sft).model_validate(payload["section"])
+    with report.span("load"):
+        model, tokenizer = _load(payload, section)
+        data = sft_dataset(Path(payload["data"]), tokenizer, section.max_length)
+        _refuse_empty(data, section)
+        trainer = SFTTrainer(
+            model=model,
+            args=sft_config(section, _scratch(payload), payload["seed"], payload["world"]),
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=lora_config(section.lora),
+        )
+    return _train(trainer, payload, section, tokenizer, report)
+
+
+def dpo(payload: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Direct preference optimization; the payload as for ``sft``, plus ``reference`` (a checkpoint)."""
+    section = Dpo.model_validate(payload["section"])
+    with report.span("load"):
+        model, tokenizer = _load(payload, section)
+        with loading_errors(payload["reference"]):
+            reference = AutoModelForCausalLM.from_pretrained(payload["reference"], dtype=model.dtype)
+        collator = None
+        if section.mask_special_tokens:
+            collator = MaskedPreferenceCollator(
+                pad_token_id=tokenizer.pad_token_id,
+                max_length=section.max_length,
+                special=frozenset(tokenizer.all_special_ids),
+            )
+        trainer = DPOTrainer(
+            model=model,
+            ref_model=reference,
+            args=dpo_config(section, _scratch(payload), payload["seed"], payload["world"]),
+            train_dataset=dpo_dataset(Path(payload["data"])),
+            processing_class=tokenizer,
+            peft_config=lora_config(section.lora),
+            data_collator=collator,
+        )
+    return _train(trainer, payload, section, tokenizer, report)
+
+
+class MaskedPreferenceCollator(DataCollatorForPreference):
+    """Leaves template and end tokens out of the loss of both responses (Llama 3 §4.1.4).
+
+    With them in, the shared tokens of chosen and rejected pull against each other, which shows as
+    repeated tails or abrupt stops.
+    """
+
+    def __init__(self, pad_token_id: int, max_length: int | None, special: frozenset[int]) -> None:
+        super().__init__(pad_token_id=pad_token_id, max_length=max_length)
+        self._special = torch.tensor(sorted(special))
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().torch_call(examples)
+        batch["completion_mask"] = batch["completion_mask"] * ~torch.isin(batch["input_ids"], self._special)
+        return batch
+
+
+def _load(payload: dict[str, Any], section: Training) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    set_seed(payload["seed"])
+    if section.threads is not None:
+        torch.set_num_threads(section.threads)
+    source = payload["model"]
+    if isinstance(source, dict):
+        return make_model(ScratchModel.model_validate(source))
+    tokenizer = load_tokenizer(source, payload["chat_template"])
+    # Full fine-tuning keeps its master weights in float32; a frozen base under adapters need not.
+    dtype = torch.bfloat16 if section.lora is not None and torch.cuda.is_available() else torch.float32
+    with loading_errors(source):
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    return model, tokenizer
+
+
+def _refuse_empty(data: Dataset, section: Training) -> None:
+    if len(data) == 0:
+        raise UserError(
+            f"no row has a completion within max_length {section.max_length} tokens: the prompts alone are longer",
+            hint="raise max_length of this training section",
+        )
+
+
+def _scratch(payload: dict[str, Any]) -> Path:
+    """The Trainer's folder. It is bound to the number of processes: optimizer shards do not move."""
+    work = Path(payload["work"])
+    scratch = work / f".trainer.{payload['world']}"
+    for other in work.glob(".trainer.*"):
+        if other != scratch and payload["rank"] == 0:
+            print(f"the number of processes changed: {other.name} is dropped, the stage starts from its input")
+            shutil.rmtree(other)
+    scratch.mkdir(exist_ok=True)
+    return scratch
+
+
+def _train(
+    trainer: Trainer, payload: dict[str, Any], section: Training, tokenizer: PreTrainedTokenizerBase, report: Report
+) -> dict[str, Any]:
+    trainer.add_callback(Progress(report))
+    trainer.add_callback(CompleteCheckpoints(payload["rank"]))
+    resume = newest_checkpoint(_scratch(payload), payload["world"], payload["rank"])
+    if resume is not None:
+        print(f"resuming from {resume}")
+    with report.span("train"):
+        result = trainer.train(resume_from_checkpoint=resume)
+    with report.span("save"):
+        _save(trainer, Path(payload["work"]) / "model", section, payload, tokenizer)
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    if payload["rank"] == 0:
+        write_json(Path(payload["work"]) / "log.json", trainer.state.log_history)
+    last = {k: v for k, v in (logs[-1] if logs else {}).items() if isinstance(v, int | float)}
+    return {
+        "steps": trainer.state.global_step,
+        "rows": len(trainer.train_dataset),
+        "train_seconds": round(result.metrics["train_runtime"], 3),
+        "last": last,
+        **peak_memory(),
+    }
+
+
+def _save(
+    trainer: Trainer, target: Path, section: Training, payload: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    if section.lora is None:
+        trainer.save_model(str(target))
+    elif payload["rank"] == 0:
+        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(target)
+    if payload["rank"] != 0:
+        return
+    tokenizer.save_pretrained(target)
+    (target / "training_args.bin").unlink(missing_ok=True)  # a pickle of this machine's paths
+    _inherit_dtype(payload["model"], target)
+
+
+def _inherit_dtype(source: str | dict[str, Any], target: Path) -> None:
+    """Store the weights in the type of the checkpoint that they came from (bfloat16 stays bfloat16)."""
+    if isinstance(source, dict) or not torch.cuda.is_available():
+        return
+    config = Path(source) / "config.json"
+    dtype = json.loads(config.read_text()).get("dtype") if config.exists() else "bfloat16"
+    if dtype in (None, "float32"):
+        return
+    AutoModelForCausalLM.from_pretrained(target, dtype=getattr(torch, dtype)).save_pretrained(target)
