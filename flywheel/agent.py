@@ -70,6 +70,10 @@ def run(order: Order, screen: Screen) -> RunDir:
             if rank.leads:
                 run_dir.set_state("interrupted" if isinstance(error, Interrupted) else "failed", error.message)
             raise
+        except BaseException as error:
+            if rank.leads:
+                run_dir.set_state("failed", f"{type(error).__name__}: {error}")
+            raise
         finally:
             session.close()
             if rank.leads:

@@ -6,6 +6,7 @@ is what ``docs/recipes.md`` is generated from.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -229,7 +230,7 @@ class Recipe(Section):
     sample: Sample = Field(default_factory=Sample, description="Problems and completions.")
     verify: Verify = Field(default_factory=Verify, description="Scoring.")
     curate: list[dict[str, dict[str, Any]]] = Field(
-        default_factory=lambda: [{"exact_duplicates": {}}, {"cap_per_problem": {"keep": 4}}],
+        default=[{"exact_duplicates": {}}, {"cap_per_problem": {"keep": 4}}],
         description="Filters over verified samples, in order; each is `{name: {options}}`.",
     )
     replay: Replay = Field(default_factory=Replay, description="Older rows in the SFT mix.")
@@ -346,13 +347,32 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+OPERATIONAL = frozenset({"cpu_replicas", "tensor_parallel", "micro_batch", "save_steps", "threads"})
+"""Keys that say how to run, not what comes out: they may change at any time, also on another machine."""
+
+
+def select(resolved: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The parts of a resolved recipe that a stage depends on, by dotted keys, without operational ones."""
+    chosen: dict[str, Any] = {}
+    for key in keys:
+        *parents, leaf = key.split(".")
+        source, target = resolved, chosen
+        for parent in parents:
+            source, target = source[parent], target.setdefault(parent, {})
+        value = source[leaf]
+        if isinstance(value, dict):
+            value = {k: v for k, v in value.items() if k not in OPERATIONAL}
+        target[leaf] = value
+    return chosen
+
+
 def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the leaves in which two resolved recipes differ."""
+    """Dotted names of the leaves of ``old`` that have another value in ``new``."""
     keys: list[str] = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            keys += differing_keys(a, b, f"{prefix}{key}.")
-        elif a != b:
+    for key, before in sorted(old.items()):
+        after = new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict) and before.keys() <= after.keys():
+            keys += differing_keys(before, after, f"{prefix}{key}.")
+        elif before != after:
             keys.append(f"{prefix}{key}")
     return keys

@@ -180,7 +180,7 @@ class RunDir:
             if int(stage.round_dir.name) <= shared:
                 continue
             old = stage.manifest()["inputs"]["recipe"]
-            keys = differing_keys(old, {key: new.get(key) for key in old})
+            keys = differing_keys(old, new)
             if keys:
                 raise RecipeChanged(
                     f"the recipe now differs in {', '.join(keys)}, but {stage.label} is finished with the old value",
@@ -210,7 +210,7 @@ class RunDir:
     def _quarantine(self, stage: StageDir) -> str:
         target = self.path / "quarantine" / f"{time.strftime('%Y%m%dT%H%M%S')}-{stage.round_dir.name}-{stage.name}"
         target.parent.mkdir(exist_ok=True)
-        os.rename(stage.path, target)
+        stage.path.rename(target)
         (stage.round_dir / "round.json").unlink(missing_ok=True)
         return str(target)
 
@@ -282,7 +282,7 @@ def fork(source: RunDir, target: Path, last_round: int) -> RunDir:
         making / "run.json",
         {**header, "id": os.urandom(4).hex(), "created": _now(), "forked_from": origin},
     )
-    os.rename(making, target)
+    making.rename(target)
     return RunDir(target)
 
 

@@ -7,7 +7,6 @@ with a dot are scratch (claims, Trainer checkpoints): they outlive a crash but n
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ class StageDir:
         write_json(self.work / MANIFEST, manifest)
         for folder in {(self.work / name).parent for name in files}:
             fsync_path(folder)
-        os.rename(self.work, self.path)
+        self.work.rename(self.path)
         fsync_path(self.round_dir)
         self.sweep()
         return manifest

@@ -1,14 +1,17 @@
 """Worker processes: one piece of heavy work each, started in milliseconds, gone without a trace.
 
 Workers are forked from a forkserver that has preloaded the heavy libraries (and holds no CUDA
-context). Each leads its own process group, writes to its own log, reports over a pipe, and is killed
-by the kernel when its parent dies: agent killed -> forkserver sees its pipe close and exits ->
-workers get SIGKILL.
+context). Each leads its own process group, writes to its own log, reports over a pipe, and does not
+outlive its agent: when the agent dies, even by SIGKILL, the pipe from it closes and the kernel kills
+the worker's whole group; the forkserver, which then has no client left, exits. When the forkserver
+dies, the parent-death signal does the same to each worker.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import importlib
 import multiprocessing
 import os
@@ -35,6 +38,24 @@ def die_with_parent(sig: int = signal.SIGKILL) -> None:
     """Ask Linux to send this process a signal when its parent dies; elsewhere a no-op."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(sig))
+
+
+def die_with_agent() -> None:
+    """Have the kernel kill this process's group as soon as the agent that asked for it is gone.
+
+    The parent of a worker is the forkserver, which lives as long as any worker holds its pipe: the
+    parent-death signal alone would come too late. The agent's end of the sentinel pipe closes with the
+    agent, so that is what must kill.
+    """
+    agent = multiprocessing.parent_process()
+    if sys.platform != "linux" or agent is None:
+        return
+    fcntl.fcntl(agent.sentinel, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(agent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)  # type: ignore[attr-defined]
+    flags = fcntl.fcntl(agent.sentinel, fcntl.F_GETFL)
+    fcntl.fcntl(agent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if not agent.is_alive():  # it died before the kernel was asked
+        os.killpg(0, signal.SIGKILL)
 
 
 def start_forkserver(preload: Iterable[str]) -> None:
@@ -154,6 +175,7 @@ def _main(
 ) -> None:
     die_with_parent()
     os.setsid()
+    die_with_agent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -222,6 +244,16 @@ def _finish(worker: Worker) -> None:
     if code != 0:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         raise StageFailed(f"{worker.name} {how}\n{tail(worker.log)}", hint=f"the whole log: {worker.log}")
+
+
+def stop_all() -> None:
+    """End every worker of this process, also those that were being started when an error struck."""
+    for process in multiprocessing.active_children():
+        assert process.pid
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()  # it may not lead its group yet
+        process.join()
 
 
 def tail(log: Path, lines: int = 12) -> str:

@@ -132,9 +132,7 @@ for name in ("countdown", "addition"):
         print(*(p.id for p in islice(load_task(name).problems(split), 20)))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1234"}
-    out = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
+    out = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     here = [
         " ".join(problem.id for problem in some(load_task(name), split, 20))
         for name in ("countdown", "addition")
@@ -185,9 +183,7 @@ def test_countdown_draws_every_problem_of_a_small_space_and_ends() -> None:
     }
     task = Countdown(numbers=3, max_number=4)
     drawn = [
-        (tuple(sorted(p.data["numbers"])), p.data["target"])
-        for s in ("train", "heldout")
-        for p in task.problems(s)
+        (tuple(sorted(p.data["numbers"])), p.data["target"]) for s in ("train", "heldout") for p in task.problems(s)
     ]
     assert len(drawn) == len(set(drawn))
     assert set(drawn) == reachable
@@ -461,11 +457,7 @@ def test_the_largest_expression_is_still_cheap_and_printable() -> None:
 
 def test_the_parser_executes_nothing() -> None:
     tree = ast.parse(Path(expression_module.__file__).read_text())
-    called = {
-        node.func.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     modules |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     assert not called & {"eval", "exec", "compile", "literal_eval", "__import__", "getattr"}
@@ -482,9 +474,7 @@ def test_the_parser_executes_nothing() -> None:
     seed=st.integers(0, 5),
 )
 @settings(max_examples=60, deadline=None)
-def test_addition_says_the_true_sum_in_its_format(
-    lengths: tuple[int, int], order: str, pad: bool, seed: int
-) -> None:
+def test_addition_says_the_true_sum_in_its_format(lengths: tuple[int, int], order: str, pad: bool, seed: int) -> None:
     least, most = lengths[0], sum(lengths)
     for problem in some(Addition([least, most], order=order, pad=pad, seed=seed), "train", 5):
         step = -1 if order == "reversed" else 1
@@ -527,9 +517,7 @@ def test_addition_lengths_are_uniform_and_heldout_may_be_longer() -> None:
 
 def test_heldout_sums_stay_out_of_training_mirrored_too_whatever_the_settings() -> None:
     def sums(split: str) -> set[tuple[str, ...]]:
-        tasks = [
-            Addition(d, order=o, seed=s) for d in (1, [1, 2]) for o in ("plain", "reversed") for s in (0, 1)
-        ]
+        tasks = [Addition(d, order=o, seed=s) for d in (1, [1, 2]) for o in ("plain", "reversed") for s in (0, 1)]
         return {tuple(sorted((p.data["a"], p.data["b"]))) for t in tasks for p in some(t, split, 3000)}
 
     held_out, training = sums("heldout"), sums("train") | sums("demonstrations")

@@ -1,2 +1,237 @@
-def command() -> None:
-    """todo"""
+"""``flywheel grade``: score given completions with a task's verifier, offline."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from flywheel.cli.options import Args, task_args
+from flywheel.errors import DataError
+from flywheel.files import read_rows, write_atomic
+from flywheel.stages.verifier import judge
+from flywheel.tasks import Task, load_task
+from flywheel.types import Completion, Message, Problem, Verdict
+
+SHOWN = 5
+"""Wrong lines that an error names; the rest are counted."""
+RESERVED = ("id", "problem_id", "prompt", "gold", "data", "completion")
+"""Keys of a row that are not the problem's data."""
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One row of the input: a completion and the problem it answers."""
+
+    row: Row
+    problem: Problem
+    completion: Completion
+
+
+def command(
+    file: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="One JSON object per line, with a `completion`.")],
+    task: Annotated[str, typer.Option(help="A built-in task's name, or ./file.py:Class.")],
+    arg: Args = None,
+    problems: Annotated[
+        Path | None,
+        typer.Option(help="Problems that rows name by `problem_id`: Parquet (as in a run folder) or JSONL."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write each row with its score, passed and reason, as JSONL.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds per completion; past it: undecided.")] = 10.0,
+) -> None:
+    """Score completions with a task's verifier.
+
+    A row is self-contained, {"prompt": "...", "gold": "...", "data": {...}, "completion": "..."} (without
+    "data", its other keys are the data, as in {"numbers": [3, 5], "target": 8, "completion": "3+5"}), or names
+    a problem of --problems: {"problem_id": "...", "completion": "..."}.
+    """
+    grader = load_task(task, task_args(arg))
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise DataError(f"--out {out} cannot be written: its folder is missing, or it is a folder itself")
+    asks = read_asks(file, read_problems(problems) if problems is not None else None)
+    started = time.perf_counter()
+    verdicts = grade(grader, asks, timeout)
+    facts = summary(verdicts, time.perf_counter() - started)
+    if out is not None:
+        write_atomic(out, _graded_lines(asks, verdicts).encode())
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        _show(facts, verdicts, out)
+
+
+def grade(task: Task, asks: list[Ask], timeout: float) -> list[Verdict]:
+    """A verdict per row, in their order; what a broken verifier prints is shown once, not per row."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        verdicts = [judge(task, ask.problem, ask.completion, timeout) for ask in asks]
+    if traceback := said.getvalue():
+        first, _, more = traceback.partition("\nTraceback ")
+        sys.stderr.write(first.rstrip() + "\n" + ("(and more like it)\n" if more else ""))
+    return verdicts
+
+
+def summary(verdicts: list[Verdict], seconds: float) -> dict[str, Any]:
+    """The JSON of ``grade --json`` (a contract)."""
+    passed = Counter(verdict.passed for verdict in verdicts)
+    return {
+        "n": len(verdicts),
+        "passed": passed[True],
+        "failed": passed[False],
+        "undecided": passed[None],
+        "seconds": round(seconds, 6),
+        "per_second": round(len(verdicts) / seconds, 3) if seconds > 0 else 0.0,
+    }
+
+
+def read_asks(file: Path, problems: Mapping[str, Problem] | None) -> list[Ask]:
+    """The rows of IN.jsonl.
+
+    Args:
+        file: one JSON object per line; empty lines are skipped.
+        problems: by id, if the rows name them; None if each row carries its own.
+
+    Raises:
+        DataError: the file is missing, or some lines are wrong; names the first few, with their numbers.
+    """
+
+    def ask(number: int, row: Row) -> Ask:
+        return Ask(row, _problem_of(row, number, problems), _completion_of(row))
+
+    return _each_line(file, ask)
+
+
+def read_problems(file: Path) -> dict[str, Problem]:
+    """Problems by id, from a run folder's Parquet or from JSONL with the same keys.
+
+    Raises:
+        DataError: missing or malformed.
+    """
+    if file.suffix == ".parquet" or file.is_dir():
+        try:
+            found = [Problem.from_row(row) for row in read_rows(file)]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{file} does not hold problems: {error}",
+                hint="it needs the columns problem_id, prompt, gold, data, as rounds/001/problems/problems.parquet has",
+            ) from error
+    else:
+        found = _each_line(file, _own_problem)
+    return {problem.id: problem for problem in found}
+
+
+def _each_line(file: Path, read: Callable[[int, Row], T]) -> list[T]:
+    """Every line read; wrong ones are collected, so that one message names them all."""
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    done: list[T] = []
+    wrong: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            done.append(read(number, _object(line)))
+        except ValueError as error:
+            wrong.append(f"{file}, line {number}: {error}")
+    if wrong:
+        more = [f"… and {len(wrong) - SHOWN} more like it"] if len(wrong) > SHOWN else []
+        raise DataError("\n".join(wrong[:SHOWN] + more), hint="the rows are described in: flywheel grade --help")
+    return done
+
+
+def _object(line: bytes) -> Row:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"not a JSON object but {type(row).__name__}")
+    return row
+
+
+def _problem_of(row: Row, number: int, problems: Mapping[str, Problem] | None) -> Problem:
+    if problems is None:
+        return _own_problem(number, row)
+    name = row.get("problem_id", row.get("id"))
+    if name is None:
+        raise ValueError("no `problem_id`")
+    if str(name) not in problems:
+        raise ValueError(f"no problem {name!r} in --problems")
+    return problems[str(name)]
+
+
+def _own_problem(number: int, row: Row) -> Problem:
+    """The problem that a row carries; without `data`, whatever else it has is the data."""
+    name = row.get("problem_id", row.get("id", f"line-{number}"))
+    prompt, gold = row.get("prompt", []), row.get("gold")
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if gold is not None and not isinstance(gold, str):
+        raise ValueError(f"`gold` must be text, not {type(gold).__name__}")
+    data = row["data"] if "data" in row else {key: row[key] for key in row if key not in RESERVED}
+    if isinstance(data, str):  # as the run folder's Parquet has it
+        data = json.loads(data)
+    if not isinstance(data, dict):
+        raise ValueError(f"`data` must be an object, not {type(data).__name__}")
+    return Problem(str(name), _messages("prompt", prompt), gold, data)
+
+
+def _completion_of(row: Row) -> Completion:
+    given = row.get("completion")
+    if given is None:
+        raise ValueError("no `completion`")
+    if isinstance(given, str):
+        return Completion.of(given)
+    messages = _messages("completion", given)
+    if not messages:
+        raise ValueError("`completion` is empty: it needs a message")
+    return Completion(messages)
+
+
+def _messages(key: str, value: Any) -> list[Message]:
+    """Chat messages, checked."""
+    listed: list[Any] = value if isinstance(value, list) else [None]
+    if not all(isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in listed):
+        raise ValueError(f"`{key}` must be text, or a list of {{role, content}} messages")
+    return listed
+
+
+def _graded_lines(asks: list[Ask], verdicts: list[Verdict]) -> str:
+    rows = (
+        {**ask.row, "score": verdict.score, "passed": verdict.passed, "reason": verdict.reason}
+        for ask, verdict in zip(asks, verdicts, strict=True)
+    )
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _show(facts: dict[str, Any], verdicts: list[Verdict], out: Path | None) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for key in ("passed", "failed", "undecided"):
+        share = f"{facts[key] / facts['n']:7.1%}" if facts["n"] else ""
+        console.print(f"{key:<10}{facts[key]:>9,} {share}", markup=False)
+        wanted = {"passed": True, "failed": False, "undecided": None}[key]
+        reasons = Counter(v.reason for v in verdicts if v.passed is wanted and v.reason)
+        for reason, count in reasons.most_common(10):
+            console.print(f"  {count:>17,} {reason}", markup=False)
+    told = f"{facts['n']:,} completions in {facts['seconds']:.2f} s ({facts['per_second']:,.0f} per second)"
+    console.print(told + (f"; each with its verdict in {out}" if out else ""), markup=False)

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from flywheel.types import Completion, Group, Pair, Sample, Verdict
 
 
-def make_pairs(strategy: str, groups: Iterable[Group], chosen_ids: set[str], per_problem: int, seed: int) -> Iterator[Pair]:
+def make_pairs(
+    strategy: str, groups: Iterable[Group], chosen_ids: set[str], per_problem: int, seed: int
+) -> Iterator[Pair]:
     """Pairs of distinct completions of the same problem.
 
     Args:
@@ -36,7 +38,7 @@ def _right_vs_wrong(group: Group, chosen_ids: set[str], most: int, draw: random.
         return []
     # Walk both lists round and round, so that no completion is used twice before all were used once.
     count = min(most, len(right) * len(wrong))
-    pairs = {}
+    pairs: dict[str, Pair] = {}
     for i in range(len(right) * len(wrong)):
         j = (i + i // max(len(right), len(wrong))) % len(wrong)
         pair = Pair(group.problem, right[i % len(right)], wrong[j])
@@ -50,7 +52,7 @@ def _best_vs_worst(group: Group, chosen_ids: set[str], most: int, draw: random.R
     decided = [s for s in _distinct(group.samples) if s.verdict.score is not None]
     draw.shuffle(decided)
     ranked = sorted(decided, key=lambda s: s.verdict.score or 0.0, reverse=True)
-    pairs = []
+    pairs: list[Pair] = []
     for best, worst in zip(ranked, reversed(ranked), strict=True):
         if len(pairs) == most or (best.verdict.score or 0.0) <= (worst.verdict.score or 0.0):
             break

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from flywheel.errors import ModelError, RecipeError
 from flywheel.recipe import ScratchModel
@@ -33,7 +39,7 @@ def loading_errors(model: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, transformers.utils.hub.EntryNotFoundError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         path = Path(model)
         if not path.exists() and (path.is_absolute() or model.startswith(".")):
             raise ModelError(f"there is no model folder {model}", hint="mend `model:` in the recipe") from error

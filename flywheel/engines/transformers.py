@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import (
@@ -71,7 +72,7 @@ class TransformersEngine:
             loaded = AutoModelForCausalLM.from_pretrained(
                 model, dtype=getattr(torch, dtype), attn_implementation=attn_implementation
             )
-        self._model = loaded.to(self._device).eval()
+        self._model: Any = loaded.eval().to(torch.device(self._device))  # type: ignore[arg-type]
         self._eos = _end_tokens(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
         # Recurrent and hybrid models keep a state that cannot be cut before the last token.
         self._can_share = not getattr(self._model, "_is_stateful", False)
@@ -135,9 +136,9 @@ class TransformersEngine:
     def _generate(self, batch: list[_Request]) -> list[Completion]:
         sampling = batch[0].sampling
         prompts = self._tokenizer.pad({"input_ids": [request.ids for request in batch]}, return_tensors="pt")
-        padded = prompts.to(self._device)
-        cache = self._shared_prefill(padded, sampling.n)
-        padded = {name: tensor.repeat_interleave(sampling.n, dim=0) for name, tensor in padded.items()}
+        prompts = prompts.to(self._device)
+        cache = self._shared_prefill(prompts, sampling.n)
+        padded = {name: tensor.repeat_interleave(sampling.n, dim=0) for name, tensor in prompts.items()}
         torch.manual_seed(derive_seed(*(request.sampling.seed for request in batch)))
         output = self._model.generate(
             **padded,
@@ -168,7 +169,7 @@ class TransformersEngine:
 
     def _generation_config(self, sampling: Sampling) -> GenerationConfig:
         # Built from nothing: a checkpoint's own generation_config must not bend the samples.
-        chosen = {"do_sample": False}
+        chosen: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             chosen = {
                 "do_sample": True,

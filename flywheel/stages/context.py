@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flywheel.session import Rank, Session
 from flywheel.files import digest
-from flywheel.recipe import Recipe
+from flywheel.recipe import Recipe, select
 from flywheel.rundir import RunDir, dump_jsonl
+from flywheel.session import Rank, Session
 from flywheel.stagedir import StageDir
 from flywheel.tracking import Bar, Screen, Tracker
 from flywheel.workers import Worker, run_all, spawn
@@ -49,8 +49,8 @@ class Context:
     # -- the recipe as stages use it ---------------------------------------------------------------
 
     def inputs(self, keys: tuple[str, ...], parents: dict[str, str]) -> dict[str, Any]:
-        """What a stage's result depends on: recipe keys, and the identities of its parents."""
-        return {"recipe": {key: self.resolved[key] for key in keys}, "parents": parents}
+        """What a stage's result depends on: recipe keys (dotted), and the identities of its parents."""
+        return {"recipe": select(self.resolved, keys), "parents": parents}
 
     def origin(self) -> str | dict[str, Any]:
         """The recipe's model: a spec, a folder (made absolute) or a hub id."""

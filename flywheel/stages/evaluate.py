@@ -17,7 +17,7 @@ from flywheel.stages.rollouts import sample_and_verify
 from flywheel.stages.sample import sampling_fields
 from flywheel.workers import Report
 
-KEYS = ("seed", "task", "evaluate", "engine", "chat_template")
+KEYS = ("seed", "task", "evaluate", "engine", "chat_template", "sample.max_tokens", "sample.stop", "sample.chunk")
 
 
 def evaluate(ctx: Context, number: int, policy: Checkpoint) -> StageDir:
@@ -55,7 +55,7 @@ def _jobs(ctx: Context, stage: StageDir, number: int) -> list[tuple[Job, dict[st
             problems=stage.work / FILE,
             samples=stage.work / "samples",
             verdicts=stage.work / "verdicts",
-            chunk=max(ctx.recipe.sample.chunk, 1),
+            chunk=ctx.recipe.sample.chunk,
             count=int(read_json(stage.work / "drawn.json")["problems"]),
             mode=mode,
             prefix=f"e{number:03d}{mode[0]}",

@@ -5,6 +5,7 @@ Used for a round's training samples and for evaluation alike.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,10 @@ def sample_and_verify(
         results = ctx.finish(*samplers, *verifiers)
     finally:
         meter.close()
-    unfinished = lambda: any(j.missing(j.samples) or j.missing(j.verdicts) for j, _ in jobs)  # noqa: E731
-    ctx.session.wait(lambda: not unfinished(), f"the other ranks' chunks of {stage.label}")
+    ctx.session.wait(
+        lambda: not any(job.missing(job.samples) or job.missing(job.verdicts) for job, _ in jobs),
+        f"the other ranks' chunks of {stage.label}",
+    )
     keys = ("completions", "tokens", "undecided")
     return {key: sum(result.get(key, 0) for result in results) for key in keys}
 
@@ -113,7 +116,7 @@ def _start_verifiers(ctx: Context, stage: StageDir, common: dict[str, Any], mete
     workers = []
     for i in range(ctx.recipe.verify.workers):
         who = f".verifier{i}"
-        receive = lambda kind, values, who=who: meter.on_verifier(who, kind, values)  # noqa: E731
+        receive = partial(meter.on_verifier, who)
         target = "flywheel.stages.verifier:work"
         workers.append(ctx.start(stage, target, payload, suffix=who, on_message=receive))
     return workers

@@ -6,9 +6,7 @@ import pyarrow as pa
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
-PROBLEMS = pa.schema(
-    [("problem_id", pa.string()), ("prompt", MESSAGES), ("gold", pa.string()), ("data", pa.string())]
-)
+PROBLEMS = pa.schema([("problem_id", pa.string()), ("prompt", MESSAGES), ("gold", pa.string()), ("data", pa.string())])
 
 SAMPLES = pa.schema(
     [

@@ -154,9 +154,7 @@ def _training_env(ctx: Context, port: int) -> dict[str, str | None]:
     return {"CUDA_VISIBLE_DEVICES": gpus[0]} if len(gpus) > 1 else {}
 
 
-def _skip(
-    ctx: Context, stage: StageDir, start: Checkpoint, curated: StageDir, key: str, why: str
-) -> Checkpoint:
+def _skip(ctx: Context, stage: StageDir, start: Checkpoint, curated: StageDir, key: str, why: str) -> Checkpoint:
     inputs = ctx.inputs((key,), {"start": start.identity, curated.label: curated.identity()})
     announce = f"  {stage.label} is skipped: {why}"
     ctx.lead(stage, inputs, lambda work: {"skipped": why}, announce)

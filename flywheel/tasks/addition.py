@@ -55,9 +55,7 @@ class Addition(BaseTask):
         seed: int = 0,
     ) -> None:
         self.digits = _span("digits", digits)
-        self.heldout_digits = (
-            self.digits if heldout_digits is None else _span("heldout_digits", heldout_digits)
-        )
+        self.heldout_digits = self.digits if heldout_digits is None else _span("heldout_digits", heldout_digits)
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
         if not isinstance(pad, bool):

@@ -123,9 +123,7 @@ class Countdown(BaseTask):
         total = "+".join(map(str, numbers))
         # A difference is smaller than the sum of the same positive numbers, so one of the two misses.
         missed = total if sum(numbers) != target else "-".join(map(str, numbers))
-        return [
-            self._format(text) for text in (f"{target}", f"{target + 1}", f"{total}+{numbers[0]}", missed)
-        ]
+        return [self._format(text) for text in (f"{target}", f"{target + 1}", f"{total}+{numbers[0]}", missed)]
 
     def _distinct(self, split: str) -> Iterator[Problem]:
         rng = random.Random(f"countdown {self.seed} {split}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Tracker:
         section = recipe.track.wandb
         assert section is not None
         id_file = self._run.path / "wandb.json"
-        run_id = read_json(id_file)["id"] if id_file.exists() else wandb.util.generate_id()
+        run_id = read_json(id_file)["id"] if id_file.exists() else secrets.token_hex(4)
         mode = section.mode
         if mode == "auto":
             mode = "online" if os.environ.get("WANDB_API_KEY") or _logged_in() else "offline"

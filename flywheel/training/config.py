@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from trl import DPOConfig, SFTConfig
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.sft_config import SFTConfig
 
 from flywheel.errors import RecipeError
 from flywheel.recipe import Dpo, Lora, Sft, Training
@@ -17,7 +18,10 @@ from flywheel.recipe import Dpo, Lora, Sft, Training
 
 def sft_config(section: Sft, output: Path, seed: int, world: int) -> SFTConfig:
     """TRL's ``SFTConfig``. Raises RecipeError for a wrong ``extra`` or batch size."""
-    return _build(SFTConfig, "sft", section, {**_common(section, output, seed, world), "completion_only_loss": True})
+    own: dict[str, Any] = {"completion_only_loss": True}
+    if not section.extra.get("packing"):
+        own["max_length"] = None  # ``sft_dataset`` has cut the rows; TRL need not map over them again
+    return _build(SFTConfig, "sft", section, {**_common(section, output, seed, world), **own})
 
 
 def dpo_config(section: Dpo, output: Path, seed: int, world: int) -> DPOConfig:
@@ -91,7 +95,10 @@ def _build(cls: Any, name: str, section: Training, values: dict[str, Any]) -> An
     for key in section.extra:
         if key not in fields:
             near = get_close_matches(key, fields, n=1)
-            problems.append(f"{name}.extra.{key}: {cls.__name__} has no such field" + (f"; did you mean {near[0]!r}?" if near else ""))
+            problems.append(
+                f"{name}.extra.{key}: {cls.__name__} has no such field"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
         elif key in values and key not in ("logging_steps", "use_cpu", "report_to"):
             problems.append(f"{name}.extra.{key}: flywheel sets this from the recipe's own `{name}` keys")
     if problems:

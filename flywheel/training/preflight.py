@@ -29,7 +29,9 @@ def check_training(recipe: Recipe, world: int) -> list[str]:
                 build: Any = dpo_config if isinstance(section, Dpo) else sft_config
                 build(section, Path(folder), recipe.seed, world)
             except UserError as error:
-                findings += [line if line.startswith(name) else f"{name}: {line}" for line in error.message.splitlines()]
+                findings += [
+                    line if line.startswith(name) else f"{name}: {line}" for line in error.message.splitlines()
+                ]
     return findings
 
 
@@ -71,7 +73,9 @@ def _memory(recipe: Recipe, parameters: int) -> tuple[list[str], list[str]]:
     gpu = torch.cuda.is_available()
     have = torch.cuda.get_device_properties(0).total_memory if gpu else psutil.virtual_memory().available
     where = "GPU memory" if gpu else "memory"
-    told = f"{parameters:,} parameters; training needs at least {need / 2**30:.1f} GiB of {have / 2**30:.1f} GiB {where}"
+    told = (
+        f"{parameters:,} parameters; training needs at least {need / 2**30:.1f} GiB of {have / 2**30:.1f} GiB {where}"
+    )
     if need > have:
         return [f"the model does not fit: {told} (use `lora`, DeepSpeed ZeRO-3, or a smaller model)"], [told]
     return [], [told]

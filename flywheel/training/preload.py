@@ -8,13 +8,12 @@ import accelerate  # noqa: F401
 import datasets
 import peft  # noqa: F401
 import pyarrow.parquet  # noqa: F401
-import torch  # noqa: F401
+import torch
 import torch.distributed.elastic  # noqa: F401
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig  # noqa: F401
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # noqa: F401
 
-import flywheel.engines.transformers  # noqa: F401
+import flywheel.engines.transformers
 import flywheel.training.train  # noqa: F401
 
 transformers.utils.logging.disable_progress_bar()

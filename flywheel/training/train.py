@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
-from trl import DPOTrainer, SFTTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from flywheel.engines.checkpoint import load_tokenizer, loading_errors, make_model
 from flywheel.errors import UserError
@@ -139,13 +139,14 @@ def _train(
         result = trainer.train(resume_from_checkpoint=resume)
     with report.span("save"):
         _save(trainer, Path(payload["work"]) / "model", section, payload, tokenizer)
-    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    history = trainer.state.log_history
+    logs = [entry for entry in history if "loss" in entry] or history
     if payload["rank"] == 0:
-        write_json(Path(payload["work"]) / "log.json", trainer.state.log_history)
+        write_json(Path(payload["work"]) / "log.json", history)
     last = {k: v for k, v in (logs[-1] if logs else {}).items() if isinstance(v, int | float)}
     return {
         "steps": trainer.state.global_step,
-        "rows": len(trainer.train_dataset),
+        "rows": len(cast(Dataset, trainer.train_dataset)),
         "train_seconds": round(result.metrics["train_runtime"], 3),
         "last": last,
         **peak_memory(),

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Every system package that flywheel needs, in one place. Looks first, and does nothing if all is there.
+#   PYTHON=python3.12 scripts/system-packages.sh     to look for the headers of another Python
+set -euo pipefail
+
+python=${PYTHON:-python3}
+
+# A package counts as there when what we want of it works, wherever it came from (pyenv, conda, another distribution).
+has_venv() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
+has_headers() { "$python" -c 'import pathlib, sysconfig; (pathlib.Path(sysconfig.get_path("include")) / "Python.h").stat()' 2>/dev/null; }
+has_compiler() { command -v g++ >/dev/null; }
+
+missing() {
+  has_venv || echo python3-venv  # make install
+  has_headers || echo python3-dev # DeepSpeed and Triton compile their operators on first use
+  has_compiler || echo g++        # the same
+}
+
+mapfile -t packages < <(missing)
+((${#packages[@]})) || exit 0
+
+if ! command -v apt-get >/dev/null; then
+  echo "system packages: please install what this system calls ${packages[*]} (Debian's names); going on without" >&2
+  exit 0
+fi
+
+if ((EUID == 0)); then
+  as_root=()
+elif sudo -n true 2>/dev/null; then
+  as_root=(sudo -n)
+else
+  echo "system packages: ${packages[*]} missing, and installing them needs root. Please run:" >&2
+  echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends ${packages[*]}" >&2
+  exit 1
+fi
+
+echo "system packages: installing ${packages[*]}"
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+
+mapfile -t packages < <(missing)
+if ((${#packages[@]})); then
+  echo "system packages: $python still lacks what ${packages[*]} gives the system's Python;" \
+    "choose another with PYTHON=, or install its headers and venv module" >&2
+fi

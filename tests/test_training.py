@@ -1,0 +1,162 @@
+"""Training: our fast tokenization is TRL's, adapters are merged, knobs reach TRL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from flywheel.engines.checkpoint import chars_tokenizer, make_model
+from flywheel.errors import RecipeError, UserError
+from flywheel.files import read_json, write_rows
+from flywheel.recipe import Dpo, ScratchModel, Sft
+from flywheel.stages.schemas import PAIRS, SFT
+from flywheel.training import train
+from flywheel.training.config import dpo_config, sft_config
+from flywheel.training.data import sft_dataset
+
+SPEC = {
+    "architecture": "llama",
+    "config": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+    },
+}
+
+
+class Quiet:
+    """A report that nobody reads."""
+
+    def __call__(self, kind: str, **values: Any) -> None: ...
+
+    def span(self, phase: str) -> Any:
+        import contextlib
+
+        return contextlib.nullcontext()
+
+
+def message(role: str, content: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": content}]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    file = tmp_path / "sft.parquet"
+    data = [
+        {"row_id": str(i), "prompt": message("user", f"{i}+{i}"), "completion": message("assistant", str(2 * i))}
+        for i in range(40)
+    ]
+    write_rows(file, [{**dict.fromkeys(SFT.names), **row} for row in data], SFT)
+    return file
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    file = tmp_path / "pairs.parquet"
+    data = [
+        {
+            "pair_id": str(i),
+            "prompt": message("user", f"{i}+{i}"),
+            "chosen": message("assistant", str(2 * i)),
+            "rejected": message("assistant", str(3 * i + 1)),
+        }
+        for i in range(24)
+    ]
+    write_rows(file, [{**dict.fromkeys(PAIRS.names), **row} for row in data], PAIRS)
+    return file
+
+
+def payload(work: Path, section: Sft | Dpo, data: Path, **more: Any) -> dict[str, Any]:
+    work.mkdir(parents=True)
+    common = {"section": section.model_dump(mode="json"), "data": str(data), "work": str(work)}
+    return {**common, "model": SPEC, "chat_template": None, "seed": 3, "rank": 0, "world": 1, "reference": None, **more}
+
+
+def test_tokenization_equals_trl(rows: Path, tmp_path: Path) -> None:
+    model, tokenizer = make_model(ScratchModel.model_validate(SPEC))
+    ours = sft_dataset(rows, tokenizer, max_length=64)
+    config = SFTConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, report_to="none", max_length=64)
+    columns = Dataset.from_parquet(str(rows)).select_columns(["prompt", "completion"])
+    theirs = SFTTrainer(model=model, args=config, train_dataset=columns, processing_class=tokenizer).train_dataset
+    assert ours["input_ids"][:] == theirs["input_ids"][:]
+    assert ours["labels"][:] == theirs["labels"][:]
+
+
+def test_rows_without_room_for_a_completion_are_an_error_with_a_remedy(rows: Path, tmp_path: Path) -> None:
+    assert len(sft_dataset(rows, chars_tokenizer(), max_length=3)) == 0
+    with pytest.raises(UserError, match="max_length 3 tokens"):
+        train.sft(payload(tmp_path / "w", Sft(max_length=3), rows), Quiet())  # type: ignore[arg-type]
+
+
+def test_sft_then_dpo_leave_plain_model_folders(rows: Path, pairs: Path, tmp_path: Path) -> None:
+    sft = train.sft(payload(tmp_path / "sft", Sft(batch_size=8, learning_rate=1e-3), rows), Quiet())  # type: ignore[arg-type]
+    assert sft["steps"] == 5 and sft["rows"] == 40
+    model = str(tmp_path / "sft" / "model")
+    section = Dpo(batch_size=8, learning_rate=1e-3, mask_special_tokens=True)
+    more = {"model": model, "reference": model}
+    dpo = train.dpo(payload(tmp_path / "dpo", section, pairs, **more), Quiet())  # type: ignore[arg-type]
+    assert dpo["steps"] == 3 and "rewards/accuracies" in dpo["last"]
+    before = AutoModelForCausalLM.from_pretrained(model).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "dpo" / "model").state_dict()
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert read_json(tmp_path / "dpo" / "log.json")[-1]["step"] == 3
+
+
+def test_lora_is_merged_into_a_plain_checkpoint(rows: Path, pairs: Path, tmp_path: Path) -> None:
+    train.sft(payload(tmp_path / "base", Sft(batch_size=40), rows), Quiet())  # type: ignore[arg-type]
+    base = str(tmp_path / "base" / "model")
+    lora = {"r": 4, "alpha": 8}
+    tuned = payload(tmp_path / "lora", Sft(batch_size=8, learning_rate=1e-2, lora=lora), rows, model=base)
+    train.sft(tuned, Quiet())  # type: ignore[arg-type]
+    preferred = payload(tmp_path / "dpo", Dpo(batch_size=8, learning_rate=1e-2, lora=lora), pairs)
+    train.dpo({**preferred, "model": str(tmp_path / "lora" / "model"), "reference": base}, Quiet())  # type: ignore[arg-type]
+    for stage in ("lora", "dpo"):
+        assert not (tmp_path / stage / "model" / "adapter_config.json").exists()
+    first = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    second = AutoModelForCausalLM.from_pretrained(tmp_path / "lora" / "model").state_dict()
+    third = AutoModelForCausalLM.from_pretrained(tmp_path / "dpo" / "model").state_dict()
+    assert first.keys() == second.keys() == third.keys()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(first[name], second[name]) and not torch.equal(second[name], third[name])
+
+
+def test_special_tokens_are_masked_out_of_the_preference_loss() -> None:
+    tokenizer = chars_tokenizer()
+    collator = train.MaskedPreferenceCollator(tokenizer.pad_token_id, 64, frozenset(tokenizer.all_special_ids))
+    end = tokenizer.eos_token_id
+    batch = collator([{"prompt_ids": [10, 11], "chosen_ids": [12, 13, end], "rejected_ids": [14, end]}])
+    assert batch["completion_mask"].tolist() == [[0, 0, 1, 1, 0], [0, 0, 1, 0, 0]]
+
+
+def test_the_recipe_reaches_trl(tmp_path: Path) -> None:
+    dpo = dpo_config(Dpo(beta=0.3, sft_weight=0.2, batch_size=32, micro_batch=4), tmp_path, seed=1, world=2)
+    assert (dpo.loss_type, dpo.loss_weights, dpo.beta) == (["sigmoid", "sft"], [1.0, 0.2], 0.3)
+    assert (dpo.per_device_train_batch_size, dpo.gradient_accumulation_steps) == (4, 4)
+    assert dpo_config(Dpo(sft_weight=0), tmp_path, seed=1, world=1).loss_type == ["sigmoid"]
+    assert sft_config(Sft(extra={"neftune_noise_alpha": 5.0}), tmp_path, 1, 1).neftune_noise_alpha == 5.0
+
+
+@pytest.mark.parametrize(
+    ("section", "world", "said"),
+    [
+        (Sft(extra={"learning_rat": 1}), 1, "did you mean 'learning_rate'"),
+        (Sft(extra={"learning_rate": 1}), 1, "recipe's own `sft` keys"),
+        (Sft(batch_size=10), 4, "not a multiple of the 4"),
+        (Sft(batch_size=10, micro_batch=4), 1, "does not divide"),
+        (Sft(scheduler="cosin"), 1, "cosin"),
+    ],
+)
+def test_wrong_options_are_explained(section: Sft, world: int, said: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=said):
+        sft_config(section, tmp_path, 1, world)
