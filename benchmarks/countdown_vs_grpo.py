@@ -46,13 +46,14 @@ class Bench:
     out: Path
     grpo: dict[str, Any]
     marks: int
+    skip: int | None
     problems: int
     completions: int
 
     def settings(self) -> dict[str, Any]:
         """As recorded in ``bench.json``: results of other settings must not be mixed with these."""
         recipe = self.resolved(seed=0).model_dump(mode="json")
-        scoring = {"problems": self.problems, "completions": self.completions}
+        scoring = {"skip": self.skip, "problems": self.problems, "completions": self.completions}
         return {"recipe": recipe, "grpo": self.grpo, "marks": self.marks, "scoring": scoring}
 
     def resolved(self, seed: int) -> Recipe:
@@ -135,7 +136,8 @@ def score_all(bench: Bench, models: list[str]) -> dict[str, dict[str, float]]:
         (bench.out / "scores").mkdir(exist_ok=True)
         recipe = bench.resolved(seed=0)
         task = load_task(recipe.task.use, recipe.task.args, bench.recipe.parent)
-        problems = held_out(task, recipe, bench.problems)
+        skip = recipe.evaluate.problems if bench.skip is None else bench.skip
+        problems = held_out(task, skip, bench.problems)
         for i, (file, model) in enumerate(todo.items(), 1):
             metrics = score(model, task, problems, recipe, bench.completions)
             write_json(file, {"model": model, "metrics": metrics})
@@ -182,6 +184,7 @@ def arguments() -> argparse.Namespace:
     add("--overrides", nargs="*", default=[], metavar="KEY=VALUE", help="of the recipe, for a quick try")
     add("--plot", type=Path, default=ROOT / "docs" / "countdown_vs_grpo.png")
     add("--problems", type=int, default=1024, help="held-out problems to score on (default: %(default)s)")
+    add("--skip", type=int, help="held-out problems to skip first; those of the recipe's gate if not given")
     grpo = parser.add_argument_group("GRPO")
     grpo.add_argument("--grpo-lr", type=float, default=1e-4, help="learning rate (default: %(default)s)")
     grpo.add_argument("--grpo-schedule", choices=("constant", "linear"), default="constant", help="over the budget")
@@ -205,7 +208,7 @@ def make_bench(args: argparse.Namespace) -> Bench:
         "problems": 100_000,
     }
     out, recipe = args.out.resolve(), args.recipe.resolve()
-    bench = Bench(recipe, args.overrides, out, grpo, args.grpo_marks, args.problems, completions=8)
+    bench = Bench(recipe, args.overrides, out, grpo, args.grpo_marks, args.skip, args.problems, completions=8)
     settings, file = bench.settings(), out / "bench.json"
     if file.exists() and read_json(file) != settings:
         raise SystemExit(f"{out} holds results of other settings ({file.name}): choose another --out, or delete it")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from run_timeline import RoundTime, length, minus, read_rounds, read_spans
+from run_timeline import Interval, RoundTime, Span, length, minus, read_rounds, read_spans
 
 WORK = ("sample", "verify", "train")
 REST = ("load", "spawn", "draw", "curate", "metrics", "save", "commit")
@@ -53,31 +52,35 @@ def _round(measured: RoundTime) -> dict[str, Any]:
     """Seconds of wall clock, covered and not; the latter split by ``phase``, and by ``stage phase`` in ``where``."""
     left = minus(measured.wall, (s.interval for s in measured.spans if s.phase in WORK))
     overhead = length(left)
-    where: Counter[str] = Counter()
+    where: dict[str, float] = {}
     split = dict.fromkeys((*REST, AGENT, BETWEEN), 0.0)
-    parts = [(phase, stage.stage) for phase in REST for stage in measured.stages]
+    parts = [(phase, stage) for phase in (*REST, AGENT) for stage in measured.stages]
     for phase, stage in parts:
-        rest = minus(left, (s.interval for s in measured.spans if (s.phase, s.stage) == (phase, stage)))
-        where[f"{stage} {phase}"] = length(left) - length(rest)
-        split[phase] += where[f"{stage} {phase}"]
-        left = rest
-    for stage in measured.stages:
-        rest = minus(left, [stage.interval])
-        where[f"{stage.stage} {AGENT}"] = length(left) - length(rest)
-        split[AGENT] += where[f"{stage.stage} {AGENT}"]
+        rest = minus(left, _busy(measured, phase, stage))
+        where[f"{stage.stage} {phase}"] = length(left) - length(rest)
+        split[phase] += length(left) - length(rest)
         left = rest
     split[BETWEEN] = where[BETWEEN] = length(left)
-    shares = _shares(measured.seconds, overhead)
-    return {"round": measured.number, "finished": measured.finished, **shares, "split": split, "where": dict(where)}
+    return {
+        "round": measured.number,
+        "finished": measured.finished,
+        **_shares(measured.seconds, overhead),
+        "split": split,
+        "where": {name: seconds for name, seconds in where.items() if seconds > 0},
+    }
+
+
+def _busy(measured: RoundTime, phase: str, stage: Span) -> list[Interval]:
+    if phase == AGENT:  # asked for last: all of the stage that no phase explains
+        return [stage.interval]
+    return [s.interval for s in measured.spans if (s.phase, s.stage) == (phase, stage.stage)]
 
 
 def _sum(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    added: dict[str, Counter[str]] = {key: Counter() for key in ("split", "where")}
-    for key, counter in added.items():
-        for entry in rounds:
-            counter.update(entry[key])
     shares = _shares(sum(r["seconds"] for r in rounds), sum(r["overhead"] for r in rounds))
-    return {**shares, **{key: dict(counter) for key, counter in added.items()}}
+    parts = {key: sorted({name for r in rounds for name in r[key]}) for key in ("split", "where")}
+    added = {key: {name: sum(r[key].get(name, 0.0) for r in rounds) for name in names} for key, names in parts.items()}
+    return {**shares, **added}
 
 
 def _shares(seconds: float, overhead: float) -> dict[str, float]:

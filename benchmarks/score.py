@@ -26,16 +26,15 @@ TIMEOUT = 10.0
 transformers.utils.logging.disable_progress_bar()
 
 
-def held_out(task: Task, recipe: Recipe, count: int) -> list[Problem]:
-    """``count`` held-out problems that no round's gate has seen: those after the recipe's own.
+def held_out(task: Task, skip: int, count: int) -> list[Problem]:
+    """``count`` held-out problems after the first ``skip``, which flywheel's gate looks at every round.
 
     Raises:
         ValueError: the task has not that many.
     """
-    skipped = recipe.evaluate.problems
-    found = list(islice(task.problems("heldout"), skipped, skipped + count))
+    found = list(islice(task.problems("heldout"), skip, skip + count))
     if len(found) < count:
-        raise ValueError(f"the task has only {len(found)} held-out problems after the {skipped} of the recipe's gate")
+        raise ValueError(f"the task has only {len(found)} held-out problems after the first {skip}, not {count}")
     return found
 
 

@@ -6,21 +6,21 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from flywheel.devices import replicas
-from flywheel.errors import FlywheelError, Interrupted, RecipeError
+from flywheel.errors import DiskFull, FlywheelError, Interrupted, RecipeError
 from flywheel.loop import run_rounds
 from flywheel.recipe import Recipe, load_recipe
 from flywheel.rundir import RunDir, fork
 from flywheel.session import Rank, Session
 from flywheel.stages.context import Context
 from flywheel.tracking import Screen, Tracker
-from flywheel.workers import run_all, spawn, start_forkserver
+from flywheel.workers import run_all, spawn, start_forkserver, stop_all
 
 PRELOAD = ("flywheel.stages.preload",)
 log = logging.getLogger("flywheel")
@@ -60,25 +60,43 @@ def run(order: Order, screen: Screen) -> RunDir:
         run_dir = RunDir(_folder(order, recipe, rank))
         start_forkserver(PRELOAD)
         if rank.leads:
-            _open(run_dir, order, recipe, base, screen)
+            with _full_disk_is_said(run_dir.path):
+                _open(run_dir, order, recipe, base, screen)
         session = Session(run_dir.path / "session", rank)
         try:
-            session.join()
-            _turn(run_dir, recipe, base, rank, session, screen)
-        except FlywheelError as error:
-            session.fail(error)
-            if rank.leads:
-                run_dir.set_state("interrupted" if isinstance(error, Interrupted) else "failed", error.message)
-            raise
+            with _full_disk_is_said(run_dir.path):
+                session.join()
+                _turn(run_dir, recipe, base, rank, session, screen)
         except BaseException as error:
-            if rank.leads:
-                run_dir.set_state("failed", f"{type(error).__name__}: {error}")
+            stop_all()
+            with suppress(OSError):  # on a full disk the first error is the one to tell
+                _record(error, run_dir, rank, session)
             raise
         finally:
             session.close()
             if rank.leads:
                 run_dir.release()
     return run_dir
+
+
+def _record(error: BaseException, run_dir: RunDir, rank: Rank, session: Session) -> None:
+    """Tell the peers and ``flywheel status`` why this rank stops."""
+    why = f"{type(error).__name__}: {error}"
+    if isinstance(error, FlywheelError):
+        why = error.message
+        session.fail(error)
+    if rank.leads:
+        run_dir.set_state("interrupted" if isinstance(error, Interrupted) else "failed", why)
+
+
+@contextmanager
+def _full_disk_is_said(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not DiskFull.caused(error, folder):
+            raise
+        raise DiskFull.of(folder) from error
 
 
 def _turn(run_dir: RunDir, recipe: Recipe, base: Path, rank: Rank, session: Session, screen: Screen) -> None:
@@ -141,10 +159,11 @@ def _open(run_dir: RunDir, order: Order, recipe: Recipe, base: Path, screen: Scr
     """Rank 0: lock, check and prepare the folder."""
     run_dir.acquire()
     try:
-        run_dir.prepare(recipe, order.recipe.read_text(), base)
-        if order.repair:
+        if order.repair and (run_dir.path / "run.json").exists():
+            run_dir.header()
             for moved in run_dir.repair():
                 screen.say(f"set aside: {moved}")
+        run_dir.prepare(recipe, order.recipe.read_text(), base)
         run_dir.check()
         attempt = run_dir.new_attempt()
         run_dir.set_state("running")
@@ -173,6 +192,7 @@ def _log_to(file: Path) -> None:
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
 
 
 @contextmanager

@@ -8,6 +8,7 @@
     │   ├── TaskError              a task that cannot be loaded, or whose verifier is wrong
     │   ├── ModelError             a checkpoint that is missing, unreadable or without chat template
     │   ├── DataError              an input file that is missing, malformed or lacks a column
+    │   ├── DiskFull               no space left where the run is
     │   └── RunDirError            the run folder
     │       ├── RunLocked          another process is writing it
     │       ├── RecipeChanged      an edit that would change a finished stage
@@ -18,6 +19,10 @@
 """
 
 from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
 
 
 class FlywheelError(Exception):
@@ -58,6 +63,39 @@ class ModelError(UserError):
 
 class DataError(UserError):
     """An input file that is missing, malformed or lacks a column."""
+
+
+class DiskFull(UserError):
+    """No space is left on the disk that holds the run. Nothing committed is lost."""
+
+    @classmethod
+    def of(cls, folder: Path) -> DiskFull:
+        return cls(
+            f"no space left on the disk that holds {folder}; nothing finished is lost",
+            hint="free some disk space; the same command resumes",
+        )
+
+    @staticmethod
+    def caused(error: BaseException, folder: Path) -> bool:
+        """Whether an error is a write that found no space.
+
+        Not every library passes the system's error on (torch.save says "file write failed"), so a disk
+        that is full when a write fails counts as well.
+        """
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                return True
+            if "No space left on device" in str(cause):
+                return True
+            cause = cause.__cause__ or cause.__context__
+        if not isinstance(error, OSError | RuntimeError):
+            return False
+        try:
+            disk = os.statvfs(folder)
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize < 64 * 1024
 
 
 class RunDirError(UserError):

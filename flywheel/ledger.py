@@ -56,8 +56,9 @@ class Ledger:
         """
         committed = list(committed)
         intact = self.entries()
-        lines = len(self.path.read_text(errors="replace").splitlines()) if self.path.exists() else 0
-        if lines == len(intact) and intact == committed[: len(intact)]:
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        whole = len(text.splitlines()) == len(intact) and text.endswith("\n") == bool(text)
+        if whole and intact == committed[: len(intact)]:
             for entry in committed[len(intact) :]:
                 self.append(entry)
             return

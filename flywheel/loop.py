@@ -34,8 +34,7 @@ def run_rounds(ctx: Context) -> None:
             evaluate(ctx, number, best)
         else:
             decision = _gate(ctx, incumbent, number, candidate)
-        _conclude(ctx, number, best, candidate, decision)
-        if decision.promoted:
+        if _conclude(ctx, number, best, candidate, decision):
             best, incumbent = candidate, number
 
 
@@ -57,13 +56,17 @@ def _gate(ctx: Context, incumbent: int, number: int, candidate: Checkpoint) -> D
     return decide(ctx.recipe.promote, before, after, ctx.recipe.seed)
 
 
-def _conclude(ctx: Context, number: int, entered: Checkpoint, candidate: Checkpoint, decision: Decision) -> None:
-    """Rank 0 writes ``round.json``, moves ``best`` and tells the trackers; once per round."""
+def _conclude(ctx: Context, number: int, entered: Checkpoint, candidate: Checkpoint, decision: Decision) -> bool:
+    """Rank 0 writes ``round.json``, moves ``best`` and tells the trackers; once per round.
+
+    Returns:
+        Whether the candidate was promoted: as it was decided then, also if `promote` was edited since.
+    """
     file = ctx.run.round_dir(number) / "round.json"
     if not ctx.rank.leads:
-        return ctx.session.wait(file.exists, f"rank 0 to conclude round {number}")
+        ctx.session.wait(file.exists, f"rank 0 to conclude round {number}")
     if file.exists():
-        return None
+        return bool(read_json(file)["promoted"])
     leaves = candidate if decision.promoted else entered
     summary = {
         "round": number,
@@ -81,7 +84,7 @@ def _conclude(ctx: Context, number: int, entered: Checkpoint, candidate: Checkpo
     ctx.tracker.round(summary)
     write_json(file, summary)  # last: what a crash interrupts here is done again, and ends the same
     ctx.screen.say(_sentence(summary))
-    return None
+    return decision.promoted
 
 
 def _counts(run: RunDir, number: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from flywheel.errors import CorruptStage, RecipeChanged, RunDirError, RunLocked
 from flywheel.files import fsync_path, read_json, write_atomic, write_json
 from flywheel.ledger import Ledger
 from flywheel.recipe import Recipe, differing_keys
-from flywheel.stagedir import MANIFEST, StageDir
+from flywheel.stagedir import StageDir
 
 FORMAT = 1
 """Version of the folder's layout; a folder of a newer version is refused."""
@@ -88,25 +89,18 @@ class RunDir:
         return sorted(int(folder.name) for folder in folders)
 
     def committed(self, number: int | None = None) -> list[StageDir]:
-        """Finished stages in the order in which they were made."""
+        """Finished stages in the order in which they were made: those that have a folder of their name."""
         numbers = self.rounds() if number is None else [number]
-        found = [
-            StageDir(self.round_dir(n), manifest.parent.name)
-            for n in numbers
-            for manifest in self.round_dir(n).glob(f"[!.]*/{MANIFEST}")
-        ]
-        return sorted(found, key=lambda s: (s.round_dir.name, STAGE_ORDER.index(s.name)))
+        stages = [self.stage(n, name) for n in numbers for name in STAGE_ORDER]
+        return [stage for stage in stages if stage.path.is_dir()]
 
     def is_locked(self) -> bool:
         """Whether some process is writing this run now."""
         try:
             with (self.path / "lock").open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return not _flock(file, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
-        except OSError:
-            return True
-        return False
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -118,16 +112,17 @@ class RunDir:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = (self.path / "lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            lock.close()
-            raise RunLocked(
-                f"{self.path} is being written by {holder}",
-                hint=f"wait for it (flywheel status {self.path}), stop it, or choose another --run-dir",
-            ) from error
+        patience = time.monotonic() + 0.5  # `flywheel status` holds it for an instant
+        while not _flock(lock, fcntl.LOCK_EX):
+            if time.monotonic() > patience:
+                lock.seek(0)
+                holder = lock.read().strip() or "another process"
+                lock.close()
+                raise RunLocked(
+                    f"{self.path} is being written by {holder}",
+                    hint=f"wait for it (flywheel status {self.path}), stop it, or choose another --run-dir",
+                )
+            time.sleep(0.05)
         lock.truncate(0)
         lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
         lock.flush()
@@ -155,7 +150,8 @@ class RunDir:
             self.header()
             self._refuse_changes(recipe.model_dump(mode="json"))
         else:
-            strangers = [p.name for p in self.path.iterdir() if p.name != "lock"]
+            ours = re.compile(r"lock|\.run\.json\.\d+\.tmp")  # a first start that was killed leaves these
+            strangers = sorted(p.name for p in self.path.iterdir() if not ours.fullmatch(p.name))
             if strangers:
                 raise RunDirError(
                     f"{self.path} is not empty and not a run folder (it has {strangers[0]})",
@@ -170,6 +166,9 @@ class RunDir:
         )
         for folder in ("logs", "rounds"):
             (self.path / folder).mkdir(exist_ok=True)
+        for place in (".*.tmp", "logs/.*.tmp", "rounds/*/.*.tmp"):
+            for leftover in self.path.glob(place):
+                leftover.unlink()
         for stage in self.committed():
             stage.sweep()
         self.ledger.reconcile(ledger_entry(stage) for stage in self.committed())
@@ -204,7 +203,8 @@ class RunDir:
             try:
                 stage.check()
             except CorruptStage:
-                return [self._quarantine(later) for later in stages[position:]]
+                # Last first: interrupted here, the damaged one is still in its place and found again.
+                return [self._quarantine(later) for later in reversed(stages[position:])]
         return []
 
     def _quarantine(self, stage: StageDir) -> str:
@@ -277,6 +277,9 @@ def fork(source: RunDir, target: Path, last_round: int) -> RunDir:
             copy_function=_link_or_copy,
             ignore=shutil.ignore_patterns(".*"),
         )
+    policy = read_json(source.round_dir(last_round) / "round.json")["policy_out"]
+    if not Path(policy).is_absolute() and (making / policy).is_dir():
+        RunDir(making).point_best(making / policy)
     origin = {"run": str(source.path.resolve()), "id": header["id"], "round": last_round}
     write_json(
         making / "run.json",
@@ -284,6 +287,14 @@ def fork(source: RunDir, target: Path, last_round: int) -> RunDir:
     )
     making.rename(target)
     return RunDir(target)
+
+
+def _flock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _link_or_copy(source: str, target: str) -> None:

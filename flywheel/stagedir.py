@@ -7,6 +7,7 @@ with a dot are scratch (claims, Trainer checkpoints): they outlive a crash but n
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -58,10 +59,13 @@ class StageDir:
         """
         try:
             manifest: dict[str, Any] = read_json(self.path / MANIFEST)
+            recorded = manifest.pop("checksum")
             _ = manifest["files"], manifest["inputs"], manifest["info"]
-            return manifest
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _corrupt(self.path / MANIFEST, "is unreadable") from error
+        if recorded != digest(manifest):
+            raise _corrupt(self.path / MANIFEST, "no longer has its recorded checksum")
+        return manifest
 
     def info(self) -> dict[str, Any]:
         """What the stage recorded of itself: counts, metrics, decisions."""
@@ -100,7 +104,7 @@ class StageDir:
                     continue
                 fsync_path(path)
                 files[str(relative)] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        manifest = {
+        manifest: dict[str, Any] = {
             "flywheel": __version__,
             "round": int(self.round_dir.name),
             "stage": self.name,
@@ -110,7 +114,8 @@ class StageDir:
             "seconds": round(seconds, 3),
             "committed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        write_json(self.work / MANIFEST, manifest)
+        manifest = json.loads(json.dumps(manifest))  # as it will be read back
+        write_json(self.work / MANIFEST, {**manifest, "checksum": digest(manifest)})
         for folder in {(self.work / name).parent for name in files}:
             fsync_path(folder)
         self.work.rename(self.path)
@@ -122,7 +127,9 @@ class StageDir:
         """Delete scratch that a finished stage no longer needs."""
         if not self.committed:
             return
-        for scratch in self.path.glob(".*"):
+        for scratch in list(self.path.rglob(".*")):
+            if not scratch.exists():  # it was inside another
+                continue
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
         if self.work.exists():
             shutil.rmtree(self.work)

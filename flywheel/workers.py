@@ -10,7 +10,6 @@ dies, the parent-death signal does the same to each worker.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import importlib
 import multiprocessing
@@ -27,7 +26,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from flywheel.errors import FlywheelError, StageFailed
+from flywheel.errors import DiskFull, FlywheelError, StageFailed
 
 _PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 5.0
@@ -178,10 +177,6 @@ def _main(
     die_with_agent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
     for key, value in env.items():
         if value is None:
             os.environ.pop(key, None)
@@ -190,21 +185,33 @@ def _main(
     report = Report(connection)
     report("span", phase="spawn", start=spawned, end=time.time())
     module, _, function = target.partition(":")
+    code = 0
     try:
+        _log_to(log)
         value = getattr(importlib.import_module(module), function)(payload, report)
         report("result", value=value)
-    except FlywheelError as error:
-        traceback.print_exc()
-        report("error", error=error)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        with suppress(OSError):  # the log's disk may be full
+            traceback.print_exc()
+        if isinstance(error, FlywheelError):
+            report("error", error=error)
+        elif DiskFull.caused(error, Path(log).parent):
+            report("error", error=DiskFull.of(Path(log).parent))
+        else:
+            code = 1
+    with suppress(OSError):
+        sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
-    sys.stdout.flush()
-    sys.stderr.flush()
     connection.close()
     # Interpreter teardown of the heavy libraries takes seconds and has nothing left to do for us.
-    os._exit(0)
+    os._exit(code)
+
+
+def _log_to(log: str) -> None:
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
 
 
 def run_all(workers: list[Worker], tick: Callable[[], None] = lambda: None, poll: float = 0.25) -> list[Any]:

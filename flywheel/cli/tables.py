@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from flywheel.errors import RunDirError
@@ -50,4 +51,6 @@ def rounds_table(run: RunDir) -> Table:
             "yes" if summary["promoted"] else "no",
             f"{sum(summary['seconds'].values()):.0f}",
         )
+    # Its natural width, however narrow the terminal (a pipe counts as 80): "0.…" tells nobody anything.
+    table.width = Console(width=1000).measure(table).maximum
     return table

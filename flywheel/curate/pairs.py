@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from math import lcm
 
 from flywheel.types import Completion, Group, Pair, Sample, Verdict
 
@@ -36,16 +37,18 @@ def _right_vs_wrong(group: Group, chosen_ids: set[str], most: int, draw: random.
     draw.shuffle(wrong)
     if not right or not wrong:
         return []
-    # Walk both lists round and round, so that no completion is used twice before all were used once.
-    count = min(most, len(right) * len(wrong))
-    pairs: dict[str, Pair] = {}
+    # Walk both lists round and round, so that no completion is used twice before all were used once; the walk
+    # closes after lcm steps, and a shift by one opens the next.
+    period = lcm(len(right), len(wrong))
+    pairs: list[Pair] = []
     for i in range(len(right) * len(wrong)):
-        j = (i + i // max(len(right), len(wrong))) % len(wrong)
-        pair = Pair(group.problem, right[i % len(right)], wrong[j])
-        pairs.setdefault(pair.id, pair)
-        if len(pairs) == count:
+        pair = Pair(group.problem, right[i % len(right)], wrong[(i + i // period) % len(wrong)])
+        # A verifier that changes its mind could have put the same text on both sides.
+        if pair.chosen.completion.text != pair.rejected.completion.text:
+            pairs.append(pair)
+        if len(pairs) == most:
             break
-    return list(pairs.values())
+    return pairs
 
 
 def _best_vs_worst(group: Group, chosen_ids: set[str], most: int, draw: random.Random) -> list[Pair]:

@@ -232,20 +232,16 @@ def _policy(run: RunDir, stage: StageDir) -> str | None:
 
 def _settings(run: RunDir, stage: StageDir, mode: str) -> Row:
     """What the engine was told: as the stage's manifest recorded it, the rest from the resolved recipe."""
-    recipe = {**run.resolved()["recipe"], **stage.manifest()["inputs"]["recipe"]}
-    names = ("completions", "temperature", "top_p", "top_k", "max_tokens", "stop")
-    settings = {name: recipe["sample"][name] for name in names}
+    recorded, recipe = stage.manifest()["inputs"]["recipe"], run.resolved()["recipe"]
+    section = {**recipe["sample"], **recorded.get("sample", {})}
     if stage.name == "evaluate":
-        section = recipe["evaluate"]
-        settings |= {
-            "completions": section["completions"],
-            "temperature": section["temperature"],
-            "top_p": 1.0,
-            "top_k": 0,
-        }
+        held = {**recipe["evaluate"], **recorded.get("evaluate", {})}
+        section |= {"completions": held["completions"], "temperature": held["temperature"], "top_p": 1.0, "top_k": 0}
     if mode == "greedy":
-        settings |= {"completions": 1, "temperature": 0.0}
-    return {**settings, "seed": recipe["seed"], "engine": recipe["engine"]["use"]}
+        section |= {"completions": 1, "temperature": 0.0}
+    names = ("completions", "temperature", "top_p", "top_k", "max_tokens", "stop")
+    engine = {**recipe["engine"], **recorded.get("engine", {})}["use"]
+    return {**{name: section[name] for name in names}, "seed": recorded.get("seed", recipe["seed"]), "engine": engine}
 
 
 def _steps(run: RunDir, stage: StageDir, sample_id: str) -> list[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from flywheel.curate import make_filters
 from flywheel.engines import ENGINES
 from flywheel.errors import UserError
 from flywheel.recipe import Recipe
-from flywheel.tasks import load_task
+from flywheel.tasks import Task, load_task
 from flywheel.tasks.check import check_task
 from flywheel.workers import Report
 
@@ -40,6 +41,13 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, list[str]]:
     else:
         found = check_task(task, needs_demonstrations=recipe.warmup is not None)
         findings += [f"task {recipe.task.use}: {finding}" for finding in found]
+        notes += _short_split(task, recipe)
     findings += check_training(recipe, payload["world"])
     model_findings, model_notes = check_model(recipe, payload["model"], payload["chat_template"])
     return {"findings": findings + model_findings, "notes": notes + model_notes}
+
+
+def _short_split(task: Task, recipe: Recipe) -> list[str]:
+    asked = recipe.evaluate.problems
+    there = sum(1 for _ in islice(task.problems("heldout"), asked))
+    return [f"evaluate.problems is {asked}, but the held-out split has only {there}"] if 0 < there < asked else []

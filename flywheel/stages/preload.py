@@ -4,7 +4,7 @@ Importing takes seconds, during which the forkserver does not see its agent's en
 garbage collector has nothing to find in modules that stay: without it they load faster, stay shared
 between the workers, and the forkserver leaves at once.
 """
-# ruff: noqa: E402, I001
+# ruff: noqa: E402
 
 import gc
 import signal

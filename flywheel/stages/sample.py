@@ -12,7 +12,7 @@ from flywheel.stages.problems import FILE
 from flywheel.stages.rollouts import sample_and_verify
 
 SAMPLE_KEYS = ("seed", "task", "sample", "engine", "chat_template")
-VERDICT_KEYS = ("task",)
+VERDICT_KEYS = ("task", "verify.timeout")
 
 
 def sampling_fields(ctx: Context, **changes: Any) -> dict[str, Any]:

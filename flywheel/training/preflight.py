@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import init_empty_weights
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from flywheel.engines.checkpoint import load_tokenizer, loading_errors, make_model
@@ -54,17 +55,24 @@ def check_model(recipe: Recipe, model: str | dict[str, Any], chat_template: str 
                 with init_empty_weights():
                     made = AutoModelForCausalLM.from_config(config)
             parameters = sum(p.numel() for p in made.parameters())
-            _weights_exist(model)
+            _weights_are_readable(model)
         tokenizer.apply_chat_template([{"role": "user", "content": "1"}], add_generation_prompt=True, tokenize=False)
     except UserError as error:
         return [error.message + (f" ({error.hint})" if error.hint else "")], []
     return _memory(recipe, parameters)
 
 
-def _weights_exist(model: str) -> None:
+def _weights_are_readable(model: str) -> None:
     folder = Path(model)
-    if folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]:
+    if not folder.is_dir():
+        return
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not [*folder.glob("pytorch_model*.bin")]:
         raise ModelError(f"the model folder {model} has no weights (*.safetensors)", hint="re-download it")
+    for file in files:
+        # The header names every tensor and its extent: a damaged or truncated file is found without reading it.
+        with loading_errors(str(file)), safe_open(file, "pt"):
+            pass
 
 
 def _memory(recipe: Recipe, parameters: int) -> tuple[list[str], list[str]]:
