@@ -17,7 +17,8 @@ from flywheel.stages.rollouts import sample_and_verify
 from flywheel.stages.sample import sampling_fields
 from flywheel.workers import Report
 
-KEYS = ("seed", "model", "task", "evaluate", "engine", "chat_template", "sample.max_tokens", "sample.stop", "sample.chunk")
+SAMPLING_KEYS = ("sample.max_tokens", "sample.stop", "sample.chunk")
+KEYS = ("seed", "model", "task", "evaluate", "engine", "chat_template", *SAMPLING_KEYS)
 
 
 def evaluate(ctx: Context, number: int, policy: Checkpoint) -> StageDir:

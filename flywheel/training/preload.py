@@ -6,8 +6,6 @@ No CUDA call may happen here; the workers fork from this process.
 
 import threading
 
-import threading
-
 import accelerate  # noqa: F401
 import datasets
 import peft  # noqa: F401
@@ -16,14 +14,11 @@ import torch
 import torch.distributed.elastic  # noqa: F401
 import tqdm  # type: ignore[import-untyped]
 import transformers
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig  # noqa: F401
 
 import flywheel.engines.transformers
 import flywheel.training.train  # noqa: F401
 
-# tqdm would make a semaphore in every worker, which its quick exit leaves for Python to complain about.
-tqdm.set_lock(threading.RLock())
 transformers.utils.logging.disable_progress_bar()
 datasets.disable_progress_bars()
 # Transformed data sets are rebuilt from committed rows: an on-disk cache of them would only grow.
