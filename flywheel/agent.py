@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flywheel.devices import replicas
+from flywheel.devices import alone, replicas
 from flywheel.errors import DiskFull, FlywheelError, Interrupted, RecipeError
 from flywheel.loop import run_rounds
 from flywheel.recipe import Recipe, load_recipe
@@ -129,7 +129,7 @@ def inspect(recipe: Recipe, base: Path, world: int, worker_log: Path) -> dict[st
         "chat_template": template_of(recipe, base),
         "world": world,
     }
-    worker = spawn("flywheel.stages.preflight:work", payload, name="preflight", log=worker_log)
+    worker = spawn("flywheel.stages.preflight:work", payload, name="preflight", log=worker_log, env=alone())
     result: dict[str, list[str]] = run_all([worker])[0]
     return result
 

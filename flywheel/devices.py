@@ -10,7 +10,8 @@ from flywheel.session import Rank
 
 SCRUBBED = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE",
-    "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP",
+    "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE",
+    "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP",
 )  # fmt: skip
 """What a launcher sets and a generation worker must not see: it is a world of its own."""
 
@@ -58,4 +59,9 @@ def cpu_threads(rank: Rank, engines: int) -> int:
 
 def generation_env(gpus: list[str]) -> dict[str, str | None]:
     """Environment of a generation worker: its own GPUs, and no trace of the launcher."""
-    return {**dict.fromkeys(SCRUBBED, None), "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    return {**alone(), "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+
+
+def alone() -> dict[str, str | None]:
+    """Environment of a worker that must not take part in the launcher's process group."""
+    return dict.fromkeys(SCRUBBED, None)

@@ -48,9 +48,14 @@ def read_json(path: Path) -> Any:
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write one Parquet part (zstd) atomically; zero rows make a valid empty part."""
+    """Write one Parquet part atomically; zero rows make a valid empty part."""
+    write_table(path, pa.Table.from_pylist(rows, schema=schema))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow table as one Parquet part (zstd) atomically."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     write_atomic(path, sink.getvalue().to_pybytes())
 
 

@@ -93,7 +93,7 @@ class Session:
 
     def _gather(self) -> None:
         for old in self.folder.iterdir():
-            old.unlink()
+            old.unlink(missing_ok=True)
         write_json(self.folder / "open.json", {"token": self.token})
         hellos = [self.folder / f"hello.{rank}.json" for rank in range(1, self.rank.world)]
         self.wait(lambda: all(hello.exists() for hello in hellos), "the other ranks to join", JOIN_LIMIT)

@@ -64,8 +64,10 @@ def start_forkserver(preload: Iterable[str]) -> None:
     # Spinning OpenMP threads stall each other for whole scheduler slices as soon as another process wants
     # the core (10x slower on small models, docs/lab-notes.md); sleeping ones do not.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Rust tokenizers warn and fall back to one thread when forked after use; we choose it up front.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # TRL would report every trainer that is made, and wait for the network.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Unset, Rust tokenizers warn at every fork after use; workers fork before it, so threads are safe.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     _context.set_forkserver_preload(list(preload))
     forkserver.ensure_running()
 

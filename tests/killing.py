@@ -135,9 +135,7 @@ def parts(number: int, name: str, count: int) -> Moment:
 def checkpoint(number: int, name: str, count: int = 1) -> Moment:
     """Mid-training, after a checkpoint became complete."""
     pattern = ".trainer.*/checkpoint-*/complete.0"
-    return _during(
-        "checkpoint", number, name, lambda run: len([*work(run, number, name).glob(pattern)]) >= count
-    )
+    return _during("checkpoint", number, name, lambda run: len([*work(run, number, name).glob(pattern)]) >= count)
 
 
 def torn(number: int, name: str) -> Moment:
@@ -156,12 +154,12 @@ def committing(number: int, name: str) -> Moment:
 
 def after_start(seconds: float) -> Moment:
     """So long after the process began, whatever it is doing."""
-    until = time.monotonic  # bound late: the clock starts with the attempt
     begun: list[float] = []
 
     def reached(run: Path) -> bool:
-        begun or begun.append(until())
-        return until() - begun[0] > seconds
+        if not begun:
+            begun.append(time.monotonic())
+        return time.monotonic() - begun[0] > seconds
 
     return Moment(f"{seconds:.2f} s after the start", reached)
 
@@ -251,7 +249,7 @@ def haunt(run_dir: Path, moments: list[Moment]) -> History:
         kept = kept_files(run_dir)
         saved = newest_checkpoints(run_dir)
         tree = Tree(run_dir)
-        if not tree.wait_for(lambda: moment.reached(run_dir) or moment.missed(run_dir)):
+        if not tree.wait_for(lambda m=moment: m.reached(run_dir) or m.missed(run_dir)):  # type: ignore[misc]
             history.complaints.append(f"{moment.name}: never came; the run ended with {tree.end()}:\n{tree.output()}")
             break
         tree.signal(signal.SIGKILL, whole=True)

@@ -288,7 +288,7 @@ def test_a_folder_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_an_unreadable_header_is_named(tmp_path: Path) -> None:
     run = prepare(tmp_path / "run")
     (run.path / "run.json").write_text("{")
-    with pytest.raises(RunDirError, match="run.json is unreadable"):
+    with pytest.raises(RunDirError, match=r"run\.json is unreadable"):
         prepare(run.path)
 
 
@@ -312,13 +312,12 @@ def test_only_one_process_writes_and_the_other_is_told_which(tmp_path: Path) -> 
 import sys
 from pathlib import Path
 from flywheel.rundir import RunDir
-RunDir(Path({str(run.path)!r})).acquire()
+run = RunDir(Path({str(run.path)!r}))
+run.acquire()
 print("held", flush=True)
 sys.stdin.read()
 """
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    holder = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     with pytest.raises(RunLocked, match=rf"being written by pid {holder.pid} on "):
         run.acquire()
@@ -401,7 +400,7 @@ def test_a_fork_shares_finished_rounds_and_goes_its_own_way(tmp_path: Path) -> N
 
 def test_a_fork_needs_a_finished_round_and_a_free_name(tmp_path: Path) -> None:
     run = prepare(tmp_path / "run")
-    with pytest.raises(RunDirError, match="round 3 of .* is not finished"):
+    with pytest.raises(RunDirError, match=r"round 3 of .* is not finished"):
         fork(run, tmp_path / "fork", last_round=3)
     with pytest.raises(RunDirError, match="exists already"):
         fork(run, tmp_path, last_round=0)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -19,7 +21,7 @@ from flywheel.recipe import Dpo, ScratchModel, Sft
 from flywheel.stages.schemas import PAIRS, SFT
 from flywheel.training import train
 from flywheel.training.config import dpo_config, sft_config
-from flywheel.training.data import sft_dataset
+from flywheel.training.data import dpo_dataset, sft_dataset
 
 SPEC = {
     "architecture": "llama",
@@ -90,6 +92,20 @@ def test_tokenization_equals_trl(rows: Path, tmp_path: Path) -> None:
     theirs = SFTTrainer(model=model, args=config, train_dataset=columns, processing_class=tokenizer).train_dataset
     assert ours["input_ids"][:] == theirs["input_ids"][:]
     assert ours["labels"][:] == theirs["labels"][:]
+
+
+def test_pair_tokenization_equals_trl(pairs: Path, tmp_path: Path) -> None:
+    model, tokenizer = make_model(ScratchModel.model_validate(SPEC))
+    model.save_pretrained(tmp_path / "model")
+    config = DPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, report_to="none", max_length=64)
+    columns = Dataset.from_parquet(str(pairs)).select_columns(["prompt", "chosen", "rejected"])
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    trainer = DPOTrainer(
+        model=model, ref_model=reference, args=config, train_dataset=columns, processing_class=tokenizer
+    )
+    ours = dpo_dataset(pairs, tokenizer, max_length=64)
+    for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
+        assert ours[column][:] == trainer.train_dataset[column][:]
 
 
 def test_rows_without_room_for_a_completion_are_an_error_with_a_remedy(rows: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flywheel.devices import alone
 from flywheel.files import digest
 from flywheel.recipe import Recipe, select
 from flywheel.rundir import RunDir, dump_jsonl
@@ -151,8 +152,8 @@ class Context:
         return run_all(list(workers), tick=self.session.check_peers)
 
     def run_worker(self, stage: StageDir, target: str, payload: dict[str, Any]) -> Any:
-        """Start one worker and wait for its result."""
-        return self.finish(self.start(stage, target, payload))[0]
+        """Start one worker, outside the launcher's process group, and wait for its result."""
+        return self.finish(self.start(stage, target, payload, env=alone()))[0]
 
     def span(self, stage: StageDir, worker: str, values: dict[str, Any]) -> None:
         """One row of the timeline: who was busy with what, when."""

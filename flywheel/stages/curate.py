@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from flywheel.curate import make_filters, make_pairs, run_filters
-from flywheel.files import read_rows, write_json, write_rows
+from flywheel.files import read_rows, write_json, write_rows, write_table
 from flywheel.stagedir import StageDir
 from flywheel.stages.context import Context
 from flywheel.stages.graded import make_groups, read_graded
@@ -57,10 +61,10 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, Any]:
         rates = {group.problem.id: group.pass_rate for group in groups}
         rows = [{**row, "pass_rate": rates[row["problem_id"]]} for row in rows]
         kept, dropped, funnel = run_filters(make_filters(payload["filters"]), rows)
-        fresh = _sft_rows(kept, {p.id: p for p in problems}, payload["round"])
+        fresh = pa.Table.from_pylist(_sft_rows(kept, {p.id: p for p in problems}, payload["round"]), schema=SFT)
         replayed = _replayed(payload)
         pairs = _pairs(payload, groups, {row["sample_id"] for row in kept})
-        write_rows(out / "sft.parquet", fresh + replayed, SFT)
+        write_table(out / "sft.parquet", pa.concat_tables([fresh, *replayed]))
         write_rows(out / "pairs.parquet", [_pair_row(pair, payload["round"]) for pair in pairs], PAIRS)
         write_rows(out / "dropped.parquet", dropped, DROPPED)
         write_json(out / "funnel.json", funnel)
@@ -72,7 +76,7 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, Any]:
         "undecided": sum(row["passed"] is None for row in rows),
         "solved": sum(bool(group.right) for group in groups),
         "kept": len(kept),
-        "replayed": len(replayed),
+        "replayed": sum(len(table) for table in replayed),
         "pairs": len(pairs),
     }
 
@@ -93,12 +97,17 @@ def _sft_rows(kept: list[dict[str, Any]], problems: dict[str, Problem], number: 
     ]
 
 
-def _replayed(payload: dict[str, Any]) -> list[dict[str, Any]]:
-    older = [row for file in payload["older"] for row in read_rows(Path(file)) if row["source"] == "round"]
-    demonstrations = []
+def _replayed(payload: dict[str, Any]) -> list[pa.Table]:
+    """Rows of earlier rounds (each round's own, not what it replayed), and demonstrations."""
+    tables = []
+    for file in payload["older"]:
+        table = pq.ParquetFile(file).read()
+        own = table.filter(pc.equal(table["source"], "round"))
+        replay = pa.array(["replay"] * len(own), pa.string())
+        tables.append(own.set_column(own.schema.get_field_index("source"), SFT.field("source"), replay))
     if payload["warmup"] and payload["demonstrations"]:
-        demonstrations = read_rows(Path(payload["warmup"]))[: payload["demonstrations"]]
-    return [{**row, "source": "replay"} for row in older] + demonstrations
+        tables.append(pq.ParquetFile(payload["warmup"]).read().slice(0, payload["demonstrations"]))
+    return tables
 
 
 def _pairs(payload: dict[str, Any], groups: list[Group], kept: set[str]) -> list[Pair]:

@@ -148,7 +148,9 @@ def _run_trainer(
 def _training_env(ctx: Context, port: int) -> dict[str, str | None]:
     """The launcher's variables stay; only the rendezvous is fresh for each stage."""
     if ctx.rank.world > 1:
-        return {"MASTER_ADDR": ctx.rank.master, "MASTER_PORT": str(port)}
+        # The launcher's own store does not listen on the new port: rank 0 of the stage opens one.
+        rendezvous = {"MASTER_ADDR": ctx.rank.master, "MASTER_PORT": str(port)}
+        return {**rendezvous, "TORCHELASTIC_USE_AGENT_STORE": None}
     # One process trains on one device: several visible ones would make the Trainer replicate by threads.
     gpus = visible_gpus()
     return {"CUDA_VISIBLE_DEVICES": gpus[0]} if len(gpus) > 1 else {}

@@ -53,21 +53,20 @@ def _find_class(use: str, base: Path) -> Any:
             f"there is no task {use!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
             hint=f"use one of {', '.join(BUILTIN)}, or ./file.py:Class",
         )
+    if where.endswith(".py") and not (base / where).is_file():
+        raise TaskError(f"task {use}: there is no file {base / where}")
     try:
         module = _import_file(base / where) if where.endswith(".py") else importlib.import_module(where)
+    except Exception as error:  # a user's file may raise anything
+        raise TaskError(f"task {use}: {where} does not import: {type(error).__name__}: {error}") from error
+    try:
         return getattr(module, name)
-    except FileNotFoundError as error:
-        raise TaskError(f"task {use}: there is no file {base / where}") from error
     except AttributeError as error:
         raise TaskError(f"task {use}: {where} has no class {name!r}") from error
-    except (ImportError, SyntaxError) as error:
-        raise TaskError(f"task {use}: {where} does not import: {error}") from error
 
 
 def _import_file(path: Path) -> Any:
     path = path.resolve()
-    if not path.is_file():
-        raise FileNotFoundError(path)
     # Named by its path, alike in every process, so that two recipes' `task.py` do not shadow each other.
     name = f"flywheel_user_task_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)

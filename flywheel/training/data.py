@@ -1,7 +1,12 @@
-"""From committed Parquet rows to what TRL's trainers read."""
+"""From committed Parquet rows to the token ids that TRL's trainers read.
+
+TRL would map over the rows one by one, which on small models takes as long as the training. Here the
+same chat template is rendered and all texts are tokenized in one batch; tests compare the ids with TRL's.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
 
+Chat = list[dict[str, Any]]
+
 
 def sft_dataset(rows: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Dataset:
     """Tokenized SFT rows; the loss is on the completion only.
-
-    TRL would tokenize row by row, which on small models takes as long as the training; this renders
-    the same chat template and tokenizes in one batch (a test compares the two).
 
     Args:
         rows: Parquet file with conversational ``prompt`` and ``completion`` columns.
@@ -27,27 +31,60 @@ def sft_dataset(rows: Path, tokenizer: PreTrainedTokenizerBase, max_length: int 
         ``input_ids`` and ``labels`` (``IGNORED`` on the prompt), one list of ints each.
     """
     table = pq.ParquetFile(rows).read(columns=["prompt", "completion"]).to_pylist()
-    prompts = [_render(tokenizer, row["prompt"], generation=True) for row in table]
-    wholes = [_render(tokenizer, row["prompt"] + row["completion"], generation=False) for row in table]
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
-    whole_ids = tokenizer(wholes, add_special_tokens=False)["input_ids"] if wholes else []
+    starts = _prompt_ids(tokenizer, [row["prompt"] for row in table])
+    wholes = _ids(tokenizer, [_render(tokenizer, row["prompt"] + row["completion"]) for row in table])
     examples: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for start, ids in zip(prompt_ids, whole_ids, strict=True):
+    for start, ids in zip(starts, wholes, strict=True):
         split = _common_prefix(start, ids)
-        labels = ([IGNORED] * split + ids[split:])[:max_length]
-        if any(label != IGNORED for label in labels):
+        if max_length is None or split < max_length:
             examples["input_ids"].append(ids[:max_length])
-            examples["labels"].append(labels)
+            examples["labels"].append(([IGNORED] * split + ids[split:])[:max_length])
     return Dataset.from_dict(examples)
 
 
-def dpo_dataset(pairs: Path) -> Dataset:
-    """Preference pairs in TRL's conversational form; TRL tokenizes them."""
-    table = pq.ParquetFile(pairs).read(columns=["prompt", "chosen", "rejected"])
-    return Dataset(table)
+def dpo_dataset(pairs: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Dataset:
+    """Tokenized preference pairs.
+
+    Args:
+        pairs: Parquet file with conversational ``prompt``, ``chosen`` and ``rejected`` columns.
+        tokenizer: with a chat template.
+        max_length: pairs whose prompt alone is this long are dropped.
+
+    Returns:
+        ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``, one list of ints each.
+    """
+    table = pq.ParquetFile(pairs).read(columns=["prompt", "chosen", "rejected"]).to_pylist()
+    starts = _prompt_ids(tokenizer, [row["prompt"] for row in table])
+    chosen = _ids(tokenizer, [_render(tokenizer, row["prompt"] + row["chosen"]) for row in table])
+    rejected = _ids(tokenizer, [_render(tokenizer, row["prompt"] + row["rejected"]) for row in table])
+    examples: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+    for start, good, bad in zip(starts, chosen, rejected, strict=True):
+        split = min(_common_prefix(start, good), _common_prefix(start, bad))
+        if max_length is None or split < max_length:
+            examples["prompt_ids"].append(start[:split])
+            examples["chosen_ids"].append(good[split:])
+            examples["rejected_ids"].append(bad[split:])
+    return Dataset.from_dict(examples)
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], *, generation: bool) -> str:
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[Chat]) -> list[list[int]]:
+    """Ids of the prompts, up to where the assistant begins. A prompt has several completions: each is done once."""
+    keys = [json.dumps(prompt) for prompt in prompts]
+    unique = dict(zip(keys, prompts, strict=True))
+    ids = _ids(tokenizer, [_render(tokenizer, prompt, generation=True) for prompt in unique.values()])
+    by_key = dict(zip(unique, ids, strict=True))
+    return [by_key[key] for key in keys]
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Chat, *, generation: bool = False) -> str:
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=generation, tokenize=False)
     assert isinstance(text, str)
     return text
@@ -55,7 +92,6 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], 
 
 def _common_prefix(a: list[int], b: list[int]) -> int:
     """How many leading tokens agree; templates and merges may blur the boundary."""
-    for position, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return position
-    return min(len(a), len(b))
+    if b[: len(a)] == a:
+        return len(a)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -37,8 +37,10 @@ def sft(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     section = (Warmup if "problems" in payload["section"] else Sft).model_validate(payload["section"])
     with report.span("load"):
         model, tokenizer = _load(payload, section)
+    with report.span("tokenize"):
         data = sft_dataset(Path(payload["data"]), tokenizer, section.max_length)
         _refuse_empty(data, section)
+    with report.span("load"):
         trainer = SFTTrainer(
             model=model,
             args=sft_config(section, _scratch(payload), payload["seed"], payload["world"]),
@@ -56,6 +58,10 @@ def dpo(payload: dict[str, Any], report: Report) -> dict[str, Any]:
         model, tokenizer = _load(payload, section)
         with loading_errors(payload["reference"]):
             reference = AutoModelForCausalLM.from_pretrained(payload["reference"], dtype=model.dtype)
+    with report.span("tokenize"):
+        data = dpo_dataset(Path(payload["data"]), tokenizer, section.max_length)
+        _refuse_empty(data, section)
+    with report.span("load"):
         collator = None
         if section.mask_special_tokens:
             collator = MaskedPreferenceCollator(
@@ -63,16 +69,23 @@ def dpo(payload: dict[str, Any], report: Report) -> dict[str, Any]:
                 max_length=section.max_length,
                 special=frozenset(tokenizer.all_special_ids),
             )
-        trainer = DPOTrainer(
+        trainer = TokenizedDPOTrainer(
             model=model,
             ref_model=reference,
             args=dpo_config(section, _scratch(payload), payload["seed"], payload["world"]),
-            train_dataset=dpo_dataset(Path(payload["data"])),
+            train_dataset=data,
             processing_class=tokenizer,
             peft_config=lora_config(section.lora),
             data_collator=collator,
         )
     return _train(trainer, payload, section, tokenizer, report)
+
+
+class TokenizedDPOTrainer(DPOTrainer):
+    """TRL's trainer on pairs that ``dpo_dataset`` has tokenized; its SFT trainer takes such rows as they are."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        return dataset
 
 
 class MaskedPreferenceCollator(DataCollatorForPreference):
