@@ -101,7 +101,7 @@ def test_nothing_outlives_the_agent_and_signals_end_it_in_order(reference: Path,
     sampling, training = parts(1, "samples", 1), tmp_path / "smoke/rounds/000/.warmup.work/.trainer.1"
 
     tree = Tree(run)
-    assert tree.wait_for((newest_attempt(run) / "preflight.log").exists)  # importing, or checking the recipe
+    assert tree.wait_for(lambda: (run / "logs/latest/preflight.log").exists())  # checking the recipe
     tree.signal(signal.SIGTERM)
     assert tree.end() == 130
     assert state_of(run) == "interrupted"
@@ -225,9 +225,10 @@ def test_an_edit_is_refused_and_a_fork_shares_what_it_does_not_change(copy: Path
 
 @pytest.mark.slow
 def test_more_rounds_continue_a_finished_run(copy: Path, reference: Path) -> None:
-    done = flywheel_run(copy, "rounds=3")
+    before = decisions(reference)
+    done = flywheel_run(copy, f"rounds={len(before)}")
     assert done.returncode == 0, done.stderr
-    assert decisions(copy)[:3] == decisions(reference) and len(decisions(copy)) == 4
+    assert decisions(copy)[:-1] == before
     assert_whole(copy)
 
 

@@ -8,23 +8,16 @@ operands have the same number of digits, the first not 0, as there. The paper's 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 
-from flywheel.errors import TaskError
 from flywheel.tasks.base import BaseTask
+from flywheel.tasks.splits import distinct, require_split
 from flywheel.types import Completion, Problem, Verdict
 
-SPLITS = ("train", "heldout", "demonstrations")
 ORDERS = ("plain", "reversed")
-HELD_OUT_ONE_IN = 8
 MAX_DIGITS = 4_000
 """Python refuses to print or read an integer of more than 4,300 digits."""
-PATIENCE = 20_000
-"""Draws in a row without a new problem (some tenths of a second) after which a split is used up."""
-MEMORY = 500_000
-"""Problems that a training split remembers, about 50 MB; past that it forgets, and may repeat one."""
 
 
 class Addition(BaseTask):
@@ -70,9 +63,8 @@ class Addition(BaseTask):
         Raises:
             TaskError: a split other than "train", "heldout" and "demonstrations".
         """
-        if split not in SPLITS:
-            raise TaskError(f"addition has no split {split!r}", hint=f"use one of {', '.join(SPLITS)}")
-        return self._distinct(split)
+        require_split("addition", split)
+        return self._problems(split)
 
     def verify(self, problem: Problem, completion: Completion) -> Verdict:
         """Right if the answer, without surrounding white space, is the result to the character.
@@ -104,25 +96,17 @@ class Addition(BaseTask):
         mirrored = [gold[::-1]] if gold != gold[::-1] else []
         return [off_by_one, self._write(a), f"{gold}0", *mirrored]
 
-    def _distinct(self, split: str) -> Iterator[Problem]:
+    def _problems(self, split: str) -> Iterator[Problem]:
         rng = random.Random(f"addition {self.seed} {split}")
-        want_held_out = split == "heldout"
-        least, most = self.heldout_digits if want_held_out else self.digits
-        seen: set[str] = set()
-        rejected = 0
-        while rejected < PATIENCE:
-            rejected += 1
+        least, most = self.heldout_digits if split == "heldout" else self.digits
+
+        def draw() -> tuple[str, tuple[int, int]]:
             power = 10 ** rng.randint(least - 1, most - 1)
             a, b = rng.randrange(power, 10 * power), rng.randrange(power, 10 * power)
-            digest = hashlib.sha256(f"{min(a, b)}+{max(a, b)}".encode()).hexdigest()
-            key = f"add-{digest[:12]}"
-            if _held_out(digest) != want_held_out or key in seen:
-                continue
-            rejected = 0
-            if len(seen) >= MEMORY and not want_held_out:
-                seen.clear()
-            seen.add(key)
-            yield self._problem(key, str(a), str(b))
+            return f"{min(a, b)}+{max(a, b)}", (a, b)
+
+        for key, (a, b) in distinct(split, draw):
+            yield self._problem(f"add-{key}", str(a), str(b))
 
     def _problem(self, key: str, a: str, b: str) -> Problem:
         # The operands stay strings: readers other than Python round JSON's long integers.
@@ -135,11 +119,6 @@ class Addition(BaseTask):
     def _write(self, digits: str) -> str:
         """Between plain digits and the task's order; its own inverse."""
         return digits[::-1] if self.order == "reversed" else digits
-
-
-def _held_out(digest: str) -> bool:
-    """Whether a problem with this sha256 is held out; its last digits, since the id has the first."""
-    return int(digest[-4:], 16) % HELD_OUT_ONE_IN == 0
 
 
 def _span(name: str, digits: int | Sequence[int]) -> tuple[int, int]:

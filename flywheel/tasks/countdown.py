@@ -7,11 +7,9 @@ backwards, from a random expression, so every one has a solution, and that is it
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 
-from flywheel.errors import TaskError
 from flywheel.tasks.base import BaseTask
 from flywheel.tasks.expression import (
     OPERATORS,
@@ -23,15 +21,10 @@ from flywheel.tasks.expression import (
     parse,
     render,
 )
+from flywheel.tasks.splits import distinct, require_split
 from flywheel.types import Completion, Problem, Verdict
 
-SPLITS = ("train", "heldout", "demonstrations")
 STYLES = ("terse", "chat")
-HELD_OUT_ONE_IN = 8
-PATIENCE = 20_000
-"""Draws in a row without a new problem (some tenths of a second) after which a split is used up."""
-MEMORY = 500_000
-"""Problems that a training split remembers, about 50 MB; past that it forgets, and may repeat one."""
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
 _CHAT_PROMPT = """\
@@ -87,9 +80,8 @@ class Countdown(BaseTask):
         Raises:
             TaskError: a split other than "train", "heldout" and "demonstrations".
         """
-        if split not in SPLITS:
-            raise TaskError(f"countdown has no split {split!r}", hint=f"use one of {', '.join(SPLITS)}")
-        return self._distinct(split)
+        require_split("countdown", split)
+        return self._problems(split)
 
     def verify(self, problem: Problem, completion: Completion) -> Verdict:
         """Right if the answer uses each number once, only allowed operators, and equals the target.
@@ -125,30 +117,19 @@ class Countdown(BaseTask):
         missed = total if sum(numbers) != target else "-".join(map(str, numbers))
         return [self._format(text) for text in (f"{target}", f"{target + 1}", f"{total}+{numbers[0]}", missed)]
 
-    def _distinct(self, split: str) -> Iterator[Problem]:
+    def _problems(self, split: str) -> Iterator[Problem]:
         rng = random.Random(f"countdown {self.seed} {split}")
-        want_held_out = split == "heldout"
-        seen: set[str] = set()
-        rejected = 0
-        while rejected < PATIENCE:
-            rejected += 1
+
+        def draw() -> tuple[str, tuple[Postfix, int]] | None:
             solution = self._draw(rng)
             target = self._target(solution)
-            if target is None:
-                continue
-            numbers = numbers_in(solution)
-            digest = hashlib.sha256(_terse(sorted(numbers), target).encode()).hexdigest()
-            key = f"cd-{digest[:12]}"
-            if _held_out(digest) != want_held_out or key in seen:
-                continue
-            rejected = 0
-            if len(seen) >= MEMORY and not want_held_out:
-                seen.clear()
-            seen.add(key)
+            return None if target is None else (_terse(sorted(numbers_in(solution)), target), (solution, target))
+
+        for key, (solution, target) in distinct(split, draw):
             # Shown in another order than the solution's, which would otherwise be given away.
-            shown = sorted(numbers, key=lambda _: rng.random())
+            shown = sorted(numbers_in(solution), key=lambda _: rng.random())
             gold = self._format(render(solution))
-            yield Problem.ask(key, self._question(shown, target), gold, numbers=shown, target=target)
+            yield Problem.ask(f"cd-{key}", self._question(shown, target), gold, numbers=shown, target=target)
 
     def _draw(self, rng: random.Random) -> Postfix:
         """A random expression: numbers in a row, operators strewn in wherever two operands are at hand."""
@@ -199,11 +180,6 @@ class Countdown(BaseTask):
             if equals and claim.strip() == str(target):
                 answer = expression.strip()
         return answer
-
-
-def _held_out(digest: str) -> bool:
-    """Whether a problem with this sha256 is held out; its last digits, since the id has the first."""
-    return int(digest[-4:], 16) % HELD_OUT_ONE_IN == 0
 
 
 def _terse(numbers: Sequence[int], target: int) -> str:
