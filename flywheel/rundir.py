@@ -150,7 +150,8 @@ class RunDir:
             self.header()
             self._refuse_changes(recipe.model_dump(mode="json"))
         else:
-            ours = re.compile(r"lock|\.run\.json\.\d+\.tmp")  # a first start that was killed leaves these
+            # What a first start leaves that was killed, and what another rank may have made already.
+            ours = re.compile(r"lock|session|\.run\.json\.\d+\.tmp")
             strangers = sorted(p.name for p in self.path.iterdir() if not ours.fullmatch(p.name))
             if strangers:
                 raise RunDirError(

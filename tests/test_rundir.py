@@ -17,6 +17,7 @@ from flywheel.ledger import Ledger
 from flywheel.recipe import parse_recipe
 from flywheel.rundir import RunDir, fork, ledger_entry
 from flywheel.stagedir import StageDir
+from flywheel.stages.context import Context
 
 RECIPE: dict[str, Any] = {"name": "r", "model": "m", "task": {"use": "countdown"}, "rounds": 2}
 
@@ -404,3 +405,21 @@ def test_a_fork_needs_a_finished_round_and_a_free_name(tmp_path: Path) -> None:
         fork(run, tmp_path / "fork", last_round=3)
     with pytest.raises(RunDirError, match="exists already"):
         fork(run, tmp_path, last_round=0)
+
+
+def test_a_stage_made_from_other_parents_is_not_reused(tmp_path: Path) -> None:
+    stage = StageDir(prepare(tmp_path / "run").round_dir(2), "sft")
+    made_from = {"recipe": {}, "parents": {"start": "a", "round 2 curated": "b"}}
+    context = object.__new__(Context)
+    assert not context.reuse(stage, made_from)
+    stage.begin(made_from)
+    stage.commit(made_from, {}, seconds=1.0)
+    assert context.reuse(stage, made_from)
+    with pytest.raises(RecipeChanged, match="made from another start than") as refused:
+        context.reuse(stage, {"recipe": {}, "parents": {"start": "c", "round 2 curated": "b"}})
+    assert "--fork-from 1" in (refused.value.hint or "")
+
+
+def test_a_rank_that_came_first_does_not_make_the_folder_a_strangers(tmp_path: Path) -> None:
+    (tmp_path / "run" / "session").mkdir(parents=True)
+    assert prepare(tmp_path / "run").header()["name"] == "r"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.devices import alone
+from flywheel.errors import RecipeChanged
 from flywheel.files import digest
 from flywheel.recipe import Recipe, select
 from flywheel.rundir import RunDir, dump_jsonl
@@ -51,6 +52,8 @@ class Context:
 
     def inputs(self, keys: tuple[str, ...], parents: dict[str, str]) -> dict[str, Any]:
         """What a stage's result depends on: recipe keys (dotted), and the identities of its parents."""
+        if self.recipe.chat_template and "chat_template" in keys:
+            parents = {**parents, "chat_template": digest(self.chat_template())}
         return {"recipe": select(self.resolved, keys), "parents": parents}
 
     def origin(self) -> str | dict[str, Any]:
@@ -94,7 +97,7 @@ class Context:
             build: fills the work folder and returns what the stage records of itself.
             announce: a line to say before the work starts.
         """
-        if stage.committed:
+        if self.reuse(stage, inputs):
             return stage
         if not self.rank.leads:
             return self.await_commit(stage)
@@ -104,6 +107,24 @@ class Context:
         info = build(stage.begin(inputs))
         self.commit(stage, inputs, info, started)
         return stage
+
+    def reuse(self, stage: StageDir, inputs: dict[str, Any]) -> bool:
+        """Whether a stage is finished, from the very parents that it would have now.
+
+        Raises:
+            RecipeChanged: it was made from others, because something before it was edited.
+        """
+        if not stage.committed:
+            return False
+        recorded = stage.manifest()["inputs"]["parents"]
+        if recorded != inputs["parents"]:
+            names = sorted(k for k in {*recorded, *inputs["parents"]} if recorded.get(k) != inputs["parents"].get(k))
+            before = max(0, int(stage.round_dir.name) - 1)
+            raise RecipeChanged(
+                f"{stage.label} is finished, but was made from another {', '.join(names)} than the recipe now gives",
+                hint=f"undo the edit, use --fork-from {before} to share the rounds before it, or another --run-dir",
+            )
+        return True
 
     def commit(self, stage: StageDir, inputs: dict[str, Any], info: dict[str, Any], started: float) -> None:
         begun = time.time()

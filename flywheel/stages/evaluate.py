@@ -24,9 +24,9 @@ KEYS = ("seed", "model", "task", "evaluate", "engine", "chat_template", *SAMPLIN
 def evaluate(ctx: Context, number: int, policy: Checkpoint) -> StageDir:
     """The ``evaluate`` stage of a round: samples, verdicts, per-problem results and metrics."""
     stage = ctx.run.stage(number, "evaluate")
-    if stage.committed:
-        return stage
     inputs = ctx.inputs(KEYS, {"policy": policy.identity})
+    if ctx.reuse(stage, inputs):
+        return stage
     started = time.time()
     ready = stage.work / ".ready"
     if ctx.rank.leads:

@@ -27,11 +27,11 @@ def sample_and_verify_round(
 ) -> tuple[StageDir, StageDir]:
     """The ``samples`` and ``verdicts`` stages of a round."""
     samples, verdicts = ctx.run.stage(number, "samples"), ctx.run.stage(number, "verdicts")
-    if verdicts.committed:
-        return samples, verdicts
     parents = {"policy": policy.identity, "problems": problems.identity()}
     sample_inputs = ctx.inputs(SAMPLE_KEYS, parents)
     verdict_inputs = ctx.inputs(VERDICT_KEYS, parents)
+    if ctx.reuse(samples, sample_inputs) and ctx.reuse(verdicts, verdict_inputs):
+        return samples, verdicts
     if ctx.rank.leads:
         if not samples.committed:
             samples.begin(sample_inputs)

@@ -86,13 +86,13 @@ def _train(
     reference: Checkpoint | None = None,
 ) -> Checkpoint:
     """All ranks train together; rank 0 commits."""
-    if not stage.committed:
-        parents = {"start": start.identity}
-        if parent is not None:
-            parents[parent.label] = parent.identity()
-        if reference is not None:
-            parents["reference"] = reference.identity
-        inputs = ctx.inputs(keys, parents)
+    parents = {"start": start.identity}
+    if parent is not None:
+        parents[parent.label] = parent.identity()
+    if reference is not None:
+        parents["reference"] = reference.identity
+    inputs = ctx.inputs(keys, parents)
+    if not ctx.reuse(stage, inputs):
         payload = {
             "section": section.model_dump(mode="json"),
             "model": start.path,
