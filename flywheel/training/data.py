@@ -32,7 +32,7 @@ def sft_dataset(rows: Path, tokenizer: PreTrainedTokenizerBase, max_length: int 
     """
     table = pq.ParquetFile(rows).read(columns=["prompt", "completion"]).to_pylist()
     starts = _prompt_ids(tokenizer, [row["prompt"] for row in table])
-    wholes = _ids(tokenizer, [_render(tokenizer, row["prompt"] + row["completion"]) for row in table])
+    wholes = _ids(tokenizer, [row["prompt"] + row["completion"] for row in table])
     examples: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     for start, ids in zip(starts, wholes, strict=True):
         split = _common_prefix(start, ids)
@@ -55,8 +55,8 @@ def dpo_dataset(pairs: Path, tokenizer: PreTrainedTokenizerBase, max_length: int
     """
     table = pq.ParquetFile(pairs).read(columns=["prompt", "chosen", "rejected"]).to_pylist()
     starts = _prompt_ids(tokenizer, [row["prompt"] for row in table])
-    chosen = _ids(tokenizer, [_render(tokenizer, row["prompt"] + row["chosen"]) for row in table])
-    rejected = _ids(tokenizer, [_render(tokenizer, row["prompt"] + row["rejected"]) for row in table])
+    chosen = _ids(tokenizer, [row["prompt"] + row["chosen"] for row in table])
+    rejected = _ids(tokenizer, [row["prompt"] + row["rejected"] for row in table])
     examples: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
     for start, good, bad in zip(starts, chosen, rejected, strict=True):
         split = min(_common_prefix(start, good), _common_prefix(start, bad))
@@ -71,23 +71,19 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[Chat]) -> list
     """Ids of the prompts, up to where the assistant begins. A prompt has several completions: each is done once."""
     keys = [json.dumps(prompt) for prompt in prompts]
     unique = dict(zip(keys, prompts, strict=True))
-    ids = _ids(tokenizer, [_render(tokenizer, prompt, generation=True) for prompt in unique.values()])
+    ids = _ids(tokenizer, list(unique.values()), generation=True)
     by_key = dict(zip(unique, ids, strict=True))
     return [by_key[key] for key in keys]
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    if not texts:
+def _ids(tokenizer: PreTrainedTokenizerBase, chats: list[Chat], *, generation: bool = False) -> list[list[int]]:
+    """Ids of whole conversations; with ``generation``, up to where the assistant's next message begins."""
+    if not chats:
         return []
+    texts: Any = tokenizer.apply_chat_template(chats, add_generation_prompt=generation, tokenize=False)
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
     ids: list[list[int]] = encoded["input_ids"]
     return ids
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Chat, *, generation: bool = False) -> str:
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=generation, tokenize=False)
-    assert isinstance(text, str)
-    return text
 
 
 def _common_prefix(a: list[int], b: list[int]) -> int:
