@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from flywheel.workers import Report
 
 KEYS = ("task",)
 FILE = "problems.parquet"
+PATIENCE = 20
+"""Draws per wanted problem after which a stretch makes do with what it has."""
 
 
 def draw_problems(ctx: Context, number: int) -> StageDir:
@@ -40,41 +42,50 @@ def work(payload: dict[str, Any], report: Report) -> int:
     with report.span("draw"):
         task = load_task(payload["task"]["use"], payload["task"]["args"], Path(payload["task"]["base"]))
         split = payload["split"]
-        drawn = list(stretch(task.problems(split), payload["start"], payload["count"]))
+        drawn = stretch(lambda: task.problems(split), payload["start"], payload["count"])
         if not drawn:
             raise TaskError(f"task {payload['task']['use']} yields no problems for split {split!r}")
-        _refuse_twins(drawn, split)
+        if split != "train":
+            _refuse_twins(list(islice(task.problems(split), payload["count"])), split)
         if payload.get("needs_gold") and (bare := next((p for p in drawn if p.gold is None), None)):
             raise TaskError(f"task {payload['task']['use']}: {split} problem {bare.id} has no gold completion")
         write_rows(Path(payload["file"]), [problem.to_row() for problem in drawn], PROBLEMS)
     return len(drawn)
 
 
-def stretch(problems: Iterable[Problem], start: int, count: int) -> Iterator[Problem]:
-    """Items ``start … start + count``; a finite split starts over, but repeats nothing within a stretch."""
-    passed: list[Problem] = []
-    source = iter(problems)
-    for problem in islice(source, start):
-        passed.append(problem)
-    if len(passed) == start:  # the split reaches that far
-        reached = list(islice(source, count))
-        yield from reached
-        if len(reached) == count:
-            return
-        everything = passed + reached
-        yield from everything[: min(count - len(reached), len(passed))]
-    elif passed:
-        first = start % len(passed)
-        turned = passed[first:] + passed[:first]
-        yield from turned[:count]
+def stretch(source: Callable[[], Iterable[Problem]], start: int, count: int) -> list[Problem]:
+    """The next ``count`` distinct problems from position ``start`` on.
+
+    A split may draw the same problem again, as the task's distribution has it; within a stretch the first
+    stands for all. A split that ends starts over. Fewer come back if there are no more to be found.
+
+    Args:
+        source: the split, from its beginning each time.
+        start: position in the split, repetitions counted.
+        count: how many are wanted.
+    """
+    problems = iter(source())
+    passed = sum(1 for _ in islice(problems, start))
+    if 0 < passed < start:
+        problems = islice(source(), start % passed, None)
+    found: dict[str, Problem] = {}
+    for problem in islice(chain(problems, _again(source)), count * PATIENCE):
+        found.setdefault(problem.id, problem)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def _again(source: Callable[[], Iterable[Problem]]) -> Iterator[Problem]:
+    yield from source()  # opened only when the first pass is used up
 
 
 def _refuse_twins(problems: list[Problem], split: str) -> None:
-    seen: set[str] = set()
+    """Two held-out problems behind one id would be counted as one."""
+    seen: dict[str, Problem] = {}
     for problem in problems:
-        if problem.id in seen:
+        if seen.setdefault(problem.id, problem).to_row() != problem.to_row():
             raise TaskError(
                 f"two problems of split {split!r} have the id {problem.id!r}",
-                hint="derive ids from the problem's content, and yield each problem once",
+                hint="derive ids from the problem's content",
             )
-        seen.add(problem.id)

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from flywheel.tasks.base import BaseTask
-from flywheel.tasks.splits import distinct, require_split
+from flywheel.tasks.splits import draw_split, require_split
 from flywheel.types import Completion, Problem, Verdict
 
 ORDERS = ("plain", "reversed")
@@ -25,8 +25,8 @@ class Addition(BaseTask):
 
     n is drawn uniformly. One sum in 8 is held out, by a hash of the two operands in either order: a
     training split has neither a held-out sum nor its mirror image, whatever seed, lengths and format.
-    Within a split no sum comes twice, so one-digit sums soon run out and longer ones take their place;
-    when no new one is left, the split ends.
+    Held-out sums and demonstrations come once each, so one-digit sums soon run out and longer ones take
+    their place; when no new one is left, the split ends. Training sums are drawn without end.
 
     Args:
         digits: n, or the least and the most of it, 1 to 4,000.
@@ -58,7 +58,7 @@ class Addition(BaseTask):
         self.seed = seed
 
     def problems(self, split: str) -> Iterator[Problem]:
-        """Distinct sums in a fixed order; every one carries its gold answer.
+        """Sums in a fixed order; every one carries its gold answer.
 
         Raises:
             TaskError: a split other than "train", "heldout" and "demonstrations".
@@ -105,7 +105,7 @@ class Addition(BaseTask):
             a, b = rng.randrange(power, 10 * power), rng.randrange(power, 10 * power)
             return f"{min(a, b)}+{max(a, b)}", (a, b)
 
-        for key, (a, b) in distinct(split, draw):
+        for key, (a, b) in draw_split(split, draw):
             yield self._problem(f"add-{key}", str(a), str(b))
 
     def _problem(self, key: str, a: str, b: str) -> Problem:

@@ -21,7 +21,7 @@ from flywheel.tasks.expression import (
     parse,
     render,
 )
-from flywheel.tasks.splits import distinct, require_split
+from flywheel.tasks.splits import draw_split, require_split
 from flywheel.types import Completion, Problem, Verdict
 
 STYLES = ("terse", "chat")
@@ -39,7 +39,8 @@ class Countdown(BaseTask):
 
     One problem in 8 is held out. A hash of the sorted numbers and the target decides which, and nothing
     else: no seed, style or set of operators can bring a held-out problem into a training split.
-    Within a split no problem comes twice; when no new one is left, the split ends.
+    Training problems come as often as random expressions make them; the held-out problems and the
+    demonstrations come once each, and end when no new one is left.
 
     Args:
         numbers: how many numbers a problem has, 2 to 20.
@@ -75,7 +76,7 @@ class Countdown(BaseTask):
         self.seed = seed
 
     def problems(self, split: str) -> Iterator[Problem]:
-        """Distinct problems in a fixed order; every one carries a gold answer.
+        """Problems in a fixed order; every one carries a gold answer.
 
         Raises:
             TaskError: a split other than "train", "heldout" and "demonstrations".
@@ -125,7 +126,7 @@ class Countdown(BaseTask):
             target = self._target(solution)
             return None if target is None else (_terse(sorted(numbers_in(solution)), target), (solution, target))
 
-        for key, (solution, target) in distinct(split, draw):
+        for key, (solution, target) in draw_split(split, draw):
             # Shown in another order than the solution's, which would otherwise be given away.
             shown = sorted(numbers_in(solution), key=lambda _: rng.random())
             gold = self._format(render(solution))

@@ -1,4 +1,4 @@
-"""Splits of a task that draws its problems at random: distinct ones, and some held out by a hash.
+"""Splits of a task that draws its problems at random, some of them held out by a hash.
 
 A hash of the problem's content decides whether it is held out, and nothing else: no seed, format or
 setting can bring a held-out problem into a training split.
@@ -15,9 +15,7 @@ from flywheel.errors import TaskError
 SPLITS = ("train", "heldout", "demonstrations")
 HELD_OUT_ONE_IN = 8
 PATIENCE = 20_000
-"""Draws in a row without a new problem (some tenths of a second) after which a split is used up."""
-MEMORY = 500_000
-"""Problems that a training split remembers, about 50 MB; past that it forgets, and may repeat one."""
+"""Draws in a row without a new problem (some tenths of a second) after which a split ends."""
 
 T = TypeVar("T")
 
@@ -32,8 +30,12 @@ def require_split(task: str, split: str) -> None:
         raise TaskError(f"{task} has no split {split!r}", hint=f"use one of {', '.join(SPLITS)}")
 
 
-def distinct(split: str, draw: Callable[[], tuple[str, T] | None]) -> Iterator[tuple[str, T]]:
-    """What ``draw`` gives, as far as it belongs to the split, each once; ends when nothing new comes.
+def draw_split(split: str, draw: Callable[[], tuple[str, T] | None]) -> Iterator[tuple[str, T]]:
+    """What ``draw`` gives, as far as it belongs to the split.
+
+    "train" is the task's own distribution, round after round: frequent problems come again. (Each problem
+    once would leave the rare, hard ones for the last rounds, and train on what is not evaluated.) The other
+    splits have each problem once, and end when nothing new comes.
 
     Args:
         split: one of ``SPLITS``.
@@ -43,7 +45,6 @@ def distinct(split: str, draw: Callable[[], tuple[str, T] | None]) -> Iterator[t
     Yields:
         12 hexadecimal digits of the canonical text's hash, for the id, and the problem.
     """
-    held_out = split == "heldout"
     seen: set[str] = set()
     rejected = 0
     while rejected < PATIENCE:
@@ -55,10 +56,9 @@ def distinct(split: str, draw: Callable[[], tuple[str, T] | None]) -> Iterator[t
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         key = digest[:12]
         # The last digits decide, since the id has the first.
-        if (int(digest[-4:], 16) % HELD_OUT_ONE_IN == 0) != held_out or key in seen:
+        if (int(digest[-4:], 16) % HELD_OUT_ONE_IN == 0) != (split == "heldout") or key in seen:
             continue
         rejected = 0
-        if len(seen) >= MEMORY and not held_out:
-            seen.clear()
-        seen.add(key)
+        if split != "train":
+            seen.add(key)
         yield key, problem
