@@ -183,7 +183,9 @@ def test_countdown_draws_every_problem_of_a_small_space_and_ends() -> None:
     }
     task = Countdown(numbers=3, max_number=4)
     drawn = [
-        (tuple(sorted(p.data["numbers"])), p.data["target"]) for s in ("demonstrations", "heldout") for p in task.problems(s)
+        (tuple(sorted(p.data["numbers"])), p.data["target"])
+        for s in ("demonstrations", "heldout")
+        for p in task.problems(s)
     ]
     assert len(drawn) == len(set(drawn))
     assert set(drawn) == reachable
