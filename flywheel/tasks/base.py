@@ -32,8 +32,9 @@ class Task(Protocol):
     def problems(self, split: str) -> Iterable[Problem]:
         """Problems of a split, always in the same order; may be endless.
 
-        Splits: "train" (drawn each round), "heldout" (evaluation; must share no problem with the
-        others) and "demonstrations" (warm-up; each with a gold completion).
+        Splits: "train" (each round draws the next stretch; a problem may come again), "heldout"
+        (evaluation; must share no problem with the others) and "demonstrations" (warm-up; each with a
+        gold completion).
         """
         ...
 
