@@ -339,6 +339,7 @@ def test_asking_for_the_state_does_not_block_a_start(tmp_path: Path) -> None:
         fcntl.flock(reader, fcntl.LOCK_SH)
         threading.Timer(0.1, reader.close).start()
         run.acquire()
+    assert run.is_locked()
     run.release()
 
 

@@ -211,6 +211,7 @@ def test_a_workers_own_child_does_not_outlive_it(tmp_path: Path, how: str) -> No
 def test_what_a_finished_worker_left_running_is_ended(tmp_path: Path) -> None:
     (child,) = run_all([start(tmp_path, "leave_a_child")])
     until(lambda: not alive(child))
+    assert not alive(child)
 
 
 def test_each_worker_leads_a_process_group(tmp_path: Path) -> None:
