@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import count, cycle
 
+import pytest
+
+from flywheel.errors import TaskError
 from flywheel.stages.problems import stretch
 from flywheel.types import Problem
 
@@ -14,7 +17,7 @@ def numbers(last: int) -> list[Problem]:
 
 
 def drawn(last: int, start: int, wanted: int) -> list[int]:
-    return [int(p.id) for p in stretch(lambda: numbers(last), start, wanted)]
+    return [int(p.id) for p in stretch(lambda: numbers(last), start, wanted, repeats=True)]
 
 
 def test_rounds_follow_on() -> None:
@@ -38,10 +41,16 @@ def test_an_endless_split_may_repeat_itself() -> None:
         for n, again in zip(count(), cycle([False, True]), strict=False):
             yield Problem.ask(str(n // 2), "first" if not again else "again")
 
-    found = stretch(endless, 0, 3)
+    found = stretch(endless, 0, 3, repeats=True)
     assert [(p.id, p.prompt[0]["content"]) for p in found] == [("0", "first"), ("1", "first"), ("2", "first")]
 
 
 def test_a_split_with_too_few_problems_does_not_hang() -> None:
-    found = stretch(lambda: cycle(numbers(3)), 0, 5)
+    found = stretch(lambda: cycle(numbers(3)), 0, 5, repeats=True)
     assert len(found) == 3
+
+
+def test_two_problems_behind_one_id_are_refused_where_nothing_may_repeat() -> None:
+    twins = [Problem.ask("a", "one"), Problem.ask("a", "other"), Problem.ask("b", "two")]
+    with pytest.raises(TaskError, match="two problems have the id 'a'"):
+        stretch(lambda: twins, 0, 2, repeats=False)

@@ -42,18 +42,16 @@ def work(payload: dict[str, Any], report: Report) -> int:
     with report.span("draw"):
         task = load_task(payload["task"]["use"], payload["task"]["args"], Path(payload["task"]["base"]))
         split = payload["split"]
-        drawn = stretch(lambda: task.problems(split), payload["start"], payload["count"])
+        drawn = stretch(lambda: task.problems(split), payload["start"], payload["count"], repeats=split == "train")
         if not drawn:
             raise TaskError(f"task {payload['task']['use']} yields no problems for split {split!r}")
-        if split != "train":
-            _refuse_twins(list(islice(task.problems(split), payload["count"])), split)
         if payload.get("needs_gold") and (bare := next((p for p in drawn if p.gold is None), None)):
             raise TaskError(f"task {payload['task']['use']}: {split} problem {bare.id} has no gold completion")
         write_rows(Path(payload["file"]), [problem.to_row() for problem in drawn], PROBLEMS)
     return len(drawn)
 
 
-def stretch(source: Callable[[], Iterable[Problem]], start: int, count: int) -> list[Problem]:
+def stretch(source: Callable[[], Iterable[Problem]], start: int, count: int, *, repeats: bool) -> list[Problem]:
     """The next ``count`` distinct problems from position ``start`` on.
 
     A split may draw the same problem again, as the task's distribution has it; within a stretch the first
@@ -63,6 +61,10 @@ def stretch(source: Callable[[], Iterable[Problem]], start: int, count: int) -> 
         source: the split, from its beginning each time.
         start: position in the split, repetitions counted.
         count: how many are wanted.
+        repeats: whether a problem may come again, perhaps in other words.
+
+    Raises:
+        TaskError: two different problems behind one id, which would be counted as one.
     """
     problems = iter(source())
     passed = sum(1 for _ in islice(problems, start))
@@ -70,7 +72,8 @@ def stretch(source: Callable[[], Iterable[Problem]], start: int, count: int) -> 
         problems = islice(source(), start % passed, None)
     found: dict[str, Problem] = {}
     for problem in islice(chain(problems, _again(source)), count * PATIENCE):
-        found.setdefault(problem.id, problem)
+        if found.setdefault(problem.id, problem) != problem and not repeats:
+            raise TaskError(f"two problems have the id {problem.id!r}", hint="derive ids from the problem's content")
         if len(found) == count:
             break
     return list(found.values())
@@ -78,14 +81,3 @@ def stretch(source: Callable[[], Iterable[Problem]], start: int, count: int) -> 
 
 def _again(source: Callable[[], Iterable[Problem]]) -> Iterator[Problem]:
     yield from source()  # opened only when the first pass is used up
-
-
-def _refuse_twins(problems: list[Problem], split: str) -> None:
-    """Two held-out problems behind one id would be counted as one."""
-    seen: dict[str, Problem] = {}
-    for problem in problems:
-        if seen.setdefault(problem.id, problem).to_row() != problem.to_row():
-            raise TaskError(
-                f"two problems of split {split!r} have the id {problem.id!r}",
-                hint="derive ids from the problem's content",
-            )

@@ -64,9 +64,9 @@ def _paired_bootstrap(differences: np.ndarray[Any, Any], min_gain: float, seed: 
     """Share of resampled problem sets whose mean difference exceeds ``min_gain`` (Koehn 2004)."""
     draw = np.random.default_rng(seed)
     n = len(differences)
-    # Multinomial weights are the same as drawing n problems with replacement, without n x RESAMPLES indices.
-    weights = draw.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    means = weights @ differences / n
+    # How often each value comes up among n draws with replacement is multinomial; there are few distinct values.
+    values, counts = np.unique(differences, return_counts=True)
+    means = draw.multinomial(n, counts / n, size=RESAMPLES) @ values / n
     return float((means > min_gain).mean())
 
 
