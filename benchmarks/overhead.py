@@ -22,7 +22,7 @@ from rich.table import Table
 from run_timeline import Interval, RoundTime, Span, length, minus, read_rounds, read_spans
 
 WORK = ("sample", "verify", "train")
-REST = ("tokenize", "load", "spawn", "draw", "curate", "metrics", "save", "commit")
+REST = ("tokenize", "load", "spawn", "draw", "curate", "metrics", "unload", "save", "commit")
 """The other phases. Of several at once, the first in this order gets the time."""
 AGENT, BETWEEN = "agent", "between"
 """Inside a stage without any phase (work folders, ends of workers); outside of all (the gate, ``round.json``)."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import transformers
 
-from flywheel.engines import Engine, EnginePolicy, make_engine
+from flywheel.engines import Engine, EnginePolicy, EngineSpec, make_engine
 from flywheel.recipe import Recipe
 from flywheel.stages.metrics import per_problem, summarise
 from flywheel.stages.verifier import judge
@@ -44,15 +44,8 @@ def score(model: str, task: Task, problems: Sequence[Problem], recipe: Recipe, c
     Returns:
         The metrics of ``flywheel.stages.metrics.summarise``.
     """
-    engine = make_engine(
-        "transformers",
-        model=model,
-        dtype=recipe.engine.dtype,
-        batch_size=recipe.engine.batch_size,
-        chat_template=None,
-        threads=None,
-        extra={},
-    )
+    section = recipe.engine
+    engine = make_engine(EngineSpec("transformers", model, dtype=section.dtype, batch_size=section.batch_size))
     sampled = Sampling(n=completions, max_tokens=recipe.sample.max_tokens, stop=tuple(recipe.sample.stop))
     modes = {"sampled": sampled, "greedy": replace(sampled, n=1, temperature=0.0)}
     rows: list[dict[str, Any]] = []

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from flywheel.devices import alone, replicas
+from flywheel.engines import modules
 from flywheel.errors import DiskFull, FlywheelError, Interrupted, RecipeError
 from flywheel.loop import run_rounds
 from flywheel.recipe import Recipe, load_recipe
@@ -58,20 +59,23 @@ def run(order: Order, screen: Screen) -> RunDir:
         replicas(rank, recipe.engine.tensor_parallel, recipe.engine.cpu_replicas)
         template_of(recipe, base)
         run_dir = RunDir(_folder(order, recipe, rank))
-        start_forkserver(PRELOAD)
+        start_forkserver(PRELOAD, also=modules(recipe.engines()))
+        session = Session(run_dir.path / "session", rank)
         if rank.leads:
             with _full_disk_is_said(run_dir.path):
-                _open(run_dir, order, recipe, base, screen)
-        session = Session(run_dir.path / "session", rank)
+                _open(run_dir, session, order, recipe, base, screen)
         try:
             with _full_disk_is_said(run_dir.path):
                 session.join()
                 _turn(run_dir, recipe, base, rank, session, screen)
+            session.leave()
         except BaseException as error:
             stop_all()
+            if isinstance(error, Interrupted) and (peer := session.explain()) is not None:
+                error = peer  # the launcher ended this rank because of that one
             with suppress(OSError):  # on a full disk the first error is the one to tell
                 _record(error, run_dir, rank, session)
-            raise
+            raise error
         finally:
             session.close()
             if rank.leads:
@@ -155,10 +159,11 @@ def template_of(recipe: Recipe, base: Path) -> str | None:
         raise RecipeError(f"chat_template: {error}") from error
 
 
-def _open(run_dir: RunDir, order: Order, recipe: Recipe, base: Path, screen: Screen) -> None:
+def _open(run_dir: RunDir, session: Session, order: Order, recipe: Recipe, base: Path, screen: Screen) -> None:
     """Rank 0: lock, check and prepare the folder."""
     run_dir.acquire()
     try:
+        session.open()
         if order.repair and (run_dir.path / "run.json").exists():
             run_dir.header()
             for moved in run_dir.repair():
@@ -167,7 +172,9 @@ def _open(run_dir: RunDir, order: Order, recipe: Recipe, base: Path, screen: Scr
         run_dir.check()
         attempt = run_dir.new_attempt()
         run_dir.set_state("running")
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, FlywheelError):
+            session.fail(error)
         run_dir.release()
         raise
     done = len(run_dir.committed())

@@ -8,11 +8,14 @@
     │   ├── TaskError              a task that cannot be loaded, or whose verifier is wrong
     │   ├── ModelError             a checkpoint that is missing, unreadable or without chat template
     │   ├── DataError              an input file that is missing, malformed or lacks a column
+    │   ├── BudgetSpent            a paid engine reached the recipe's cap
     │   ├── DiskFull               no space left where the run is
     │   └── RunDirError            the run folder
     │       ├── RunLocked          another process is writing it
     │       ├── RecipeChanged      an edit that would change a finished stage
     │       └── CorruptStage       a committed file no longer has its recorded hash
+    ├── EngineFailed         (3)   an engine that cannot go on: its server is gone, its process died
+    ├── NoAnswer             (3)   one request that failed for good: its completions stay undecided
     ├── StageFailed          (3)   a worker died or raised: which stage, which log, the last lines
     ├── PeerLost             (3)   another rank stopped
     └── Interrupted        (130)   SIGINT or SIGTERM: nothing is lost, the same command resumes
@@ -65,6 +68,10 @@ class DataError(UserError):
     """An input file that is missing, malformed or lacks a column."""
 
 
+class BudgetSpent(UserError):
+    """A paid engine reached its cap. Nothing is lost; with a higher cap the same command resumes."""
+
+
 class DiskFull(UserError):
     """No space is left on the disk that holds the run. Nothing committed is lost."""
 
@@ -112,6 +119,18 @@ class RecipeChanged(RunDirError):
 
 class CorruptStage(RunDirError):
     """A committed file no longer has its recorded size or hash."""
+
+
+class EngineFailed(FlywheelError):
+    """An engine that cannot go on: its server is unreachable, its process died, its memory is not freed."""
+
+    exit_code = 3
+
+
+class NoAnswer(FlywheelError):
+    """One request failed for good, while others succeed. Rollouts may catch it; samplers record it as undecided."""
+
+    exit_code = 3
 
 
 class StageFailed(FlywheelError):

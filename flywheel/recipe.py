@@ -58,7 +58,10 @@ class TaskUse(Section):
 class EngineUse(Section):
     """What answers chat requests."""
 
-    use: str = Field(default="transformers", description="`transformers` or `scripted`.")
+    use: str = Field(
+        default="transformers",
+        description="`transformers`; `vllm`; `openai`: any OpenAI-compatible server; `scripted`: answers from a file.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Weights' type when sampling; `auto` is bfloat16 on a GPU, float32 on a CPU."
     )
@@ -66,6 +69,12 @@ class EngineUse(Section):
     tensor_parallel: int = Field(default=1, ge=1, description="Devices that one copy of the model spans.")
     cpu_replicas: int = Field(
         default=1, ge=1, description="Without a GPU: engines side by side, which share the cores among them."
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=2, description="vllm: most tokens of prompt and completion; null is the model's own limit."
+    )
+    memory: Number = Field(
+        default=0.9, gt=0, le=1, description="vllm: share of the GPU's memory that weights and KV cache may take."
     )
     extra: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the engine's class.")
 
@@ -81,6 +90,9 @@ class Sample(Section):
     max_tokens: int = Field(default=512, ge=1, description="Most new tokens of one completion.")
     stop: list[str] = Field(default_factory=list, description="Strings that end a completion.")
     chunk: int = Field(default=64, ge=1, description="Problems per chunk: what a crash can lose at most.")
+    engine: EngineUse | None = Field(
+        default=None, description="Who answers instead of the policy, such as a teacher on a server; null is `engine`."
+    )
 
 
 class Verify(Section):
@@ -241,10 +253,19 @@ class Recipe(Section):
     promote: Promote = Field(default_factory=Promote, description="The gate.")
     track: Track = Field(default_factory=Track, description="Trackers.")
 
+    def engines(self) -> set[str]:
+        """Names of all engines that the run uses."""
+        return {section.use for section in (self.engine, self.sample.engine) if section is not None}
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Recipe:
         if isinstance(self.model, ScratchModel) and self.warmup is None:
             raise ValueError("a model from random weights needs a `warmup:` section")
+        if self.engine.use == "openai":
+            raise ValueError(
+                "engine.use: a server answers with its own model, not with the checkpoint that is trained and "
+                "evaluated; to learn from a teacher, put it under sample.engine"
+            )
         if self.sft is None and self.dpo is None and self.rounds > 0:
             raise ValueError("`sft` and `dpo` are both null: nothing would be trained")
         return self
@@ -347,7 +368,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-OPERATIONAL = frozenset({"cpu_replicas", "tensor_parallel", "micro_batch", "save_steps", "threads"})
+OPERATIONAL = frozenset({"cpu_replicas", "tensor_parallel", "memory", "micro_batch", "save_steps", "threads"})
 """Keys that say how to run, not what comes out: they may change at any time, also on another machine."""
 
 
@@ -359,11 +380,14 @@ def select(resolved: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
         source, target = resolved, chosen
         for parent in parents:
             source, target = source[parent], target.setdefault(parent, {})
-        value = source[leaf]
-        if isinstance(value, dict):
-            value = {k: v for k, v in value.items() if k not in OPERATIONAL}
-        target[leaf] = value
+        target[leaf] = _without_operational(source[leaf])
     return chosen
+
+
+def _without_operational(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_operational(v) for k, v in value.items() if k not in OPERATIONAL}
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -2,12 +2,14 @@
 
 Rank 0 owns the run's lock. The others introduce themselves with a random token and wait until rank 0
 has written a session that lists it, so that leftovers of an earlier launch are never mistaken for
-this one. From then on each rank's heartbeat is a counter in a file; a counter that stands still for
-``PATIENCE`` seconds of the reader's own clock means that the rank is gone.
+this one. From then on each rank's heartbeat is a counter in a file, with what the rank is doing; a
+counter that stands still for ``PATIENCE`` seconds of the reader's own clock means that the rank is
+gone. On the same host its process is looked at as well, which tells within a second.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -15,8 +17,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from flywheel.errors import FlywheelError, PeerLost
 from flywheel.files import read_json, write_json
@@ -24,7 +28,8 @@ from flywheel.workers import die_with_parent
 
 BEAT = 1.0
 PATIENCE = 60.0
-JOIN_LIMIT = 300.0
+JOIN_LIMIT = 120.0
+"""Seconds between the first rank and the last, whom a launcher starts together."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,33 @@ class Rank:
 
 @dataclass
 class Session:
-    """One launch of all ranks on one run folder."""
+    """One launch of all ranks on one run folder.
+
+    Attributes:
+        folder: where the ranks meet.
+        rank: this process's place.
+        doing: what this rank is at, for the others' messages.
+    """
 
     folder: Path
     rank: Rank
+    doing: str = "starting"
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     id: str = ""
     _seen: dict[int, tuple[str, float]] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
     _checked: float = 0.0
+
+    def open(self) -> None:
+        """Rank 0, as soon as the run folder is its own: let the others see it."""
+        self.id = self.token
+        if self.rank.world == 1:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for old in self.folder.iterdir():
+            old.unlink(missing_ok=True)
+        write_json(self.folder / "open.json", {"token": self.token})
+        self._start_beating()
 
     def join(self) -> None:
         """Meet the other ranks.
@@ -84,31 +107,31 @@ class Session:
         Raises:
             PeerLost: they did not appear within ``JOIN_LIMIT`` seconds.
         """
-        if self.rank.world == 1:
-            self.id = self.token
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._gather() if self.rank.leads else self._introduce()
-        threading.Thread(target=self._beat, daemon=True).start()
+        if self.rank.world > 1:
+            self._gather() if self.rank.leads else self._introduce()
 
     def _gather(self) -> None:
-        for old in self.folder.iterdir():
-            old.unlink(missing_ok=True)
-        write_json(self.folder / "open.json", {"token": self.token})
         hellos = [self.folder / f"hello.{rank}.json" for rank in range(1, self.rank.world)]
         self.wait(lambda: all(hello.exists() for hello in hellos), "the other ranks to join", JOIN_LIMIT)
         tokens = [read_json(hello)["token"] for hello in hellos]
         write_json(self.folder / "session.json", {"id": self.token, "tokens": tokens})
-        self.id = self.token
 
     def _introduce(self) -> None:
+        where = self.folder.parent
+        self.wait(
+            lambda: (self.folder / "open.json").exists(),
+            f"rank 0 to open {where}: does this host ({socket.gethostname()}) see the same folder as rank 0's?",
+            JOIN_LIMIT,
+        )
+
         def accepted() -> bool:
             hello = self.folder / f"hello.{self.rank.index}.json"
             if (self.folder / "open.json").exists() and not hello.exists():
-                write_json(hello, {"token": self.token, "host": socket.gethostname()})
+                write_json(hello, {"token": self.token})
             try:
                 session = read_json(self.folder / "session.json")
             except (FileNotFoundError, ValueError):
+                self._check(0, time.monotonic())  # it may take long: it checks every file of the run
                 return False
             if self.token not in session["tokens"]:
                 # A session of an earlier launch: rank 0 has not cleared the folder yet.
@@ -117,40 +140,80 @@ class Session:
             self.id = session["id"]
             return True
 
-        self.wait(accepted, f"rank 0 to open the session in {self.folder}", JOIN_LIMIT)
+        self.wait(accepted, f"rank 0 to begin in {where}")
+        self._start_beating()
 
-    def _beat(self) -> None:
-        mine = self.folder / f"beat.{self.rank.index}"
+    def _start_beating(self) -> None:
+        self._beat(0)
+        threading.Thread(target=self._beat_on, daemon=True).start()
+
+    def _beat_on(self) -> None:
         count = 0
         while not self._stop.wait(BEAT):
             count += 1
-            mine.write_text(f"{self.id} {count}")
+            with suppress(OSError):  # on a full disk the main thread has more to say
+                self._beat(count)
+
+    def _beat(self, count: int) -> None:
+        mine = {"session": self.id, "count": count, "home": _home(), "pid": os.getpid(), "doing": self.doing}
+        file = self.folder / f"beat.{self.rank.index}"
+        file.with_suffix(f".{self.rank.index}.new").write_text(json.dumps(mine))
+        file.with_suffix(f".{self.rank.index}.new").replace(file)
 
     def check_peers(self) -> None:
         """See that every rank is alive.
 
         Raises:
-            PeerLost: one failed, with its own words, or its heartbeat stands still.
+            PeerLost: one failed, with its own words, or its process or heartbeat is gone.
         """
         now = time.monotonic()
         if self.rank.world == 1 or now - self._checked < BEAT:
             return
         self._checked = now
         for rank in range(self.rank.world):
-            if rank == self.rank.index:
-                continue
-            failed = self.folder / f"failed.{rank}.json"
-            if failed.exists():
-                raise PeerLost(f"rank {rank} stopped: {read_json(failed)['message']}")
-            try:
-                beat = (self.folder / f"beat.{rank}").read_text()
-            except FileNotFoundError:
-                beat = ""
-            before, since = self._seen.get(rank, ("", now))
-            if beat != before or rank not in self._seen:
-                self._seen[rank] = (beat, now)
-            elif now - since > PATIENCE:
-                raise PeerLost(f"rank {rank} has not answered for {PATIENCE:.0f} s", hint="see its log in logs/latest")
+            if rank != self.rank.index:
+                self._check(rank, now)
+
+    def _check(self, rank: int, now: float) -> None:
+        failed = self.folder / f"failed.{rank}.json"
+        if failed.exists():
+            raise PeerLost(f"rank {rank} stopped: {read_json(failed)['message']}")
+        if (self.folder / f"left.{rank}").exists():
+            return
+        if (died := self._died(rank)) is not None:
+            raise died
+        try:
+            beat = (self.folder / f"beat.{rank}").read_text()
+        except FileNotFoundError:
+            beat = ""
+        before, since = self._seen.get(rank, ("", now))
+        if beat != before or rank not in self._seen:
+            self._seen[rank] = (beat, now)
+        elif now - since > PATIENCE:
+            doing = _parse(beat).get("doing", "starting")
+            raise PeerLost(f"rank {rank} has not answered for {PATIENCE:.0f} s; it was at {doing}", self._log_of(rank))
+
+    def _died(self, rank: int) -> PeerLost | None:
+        """Whether a rank of this host is gone without a word."""
+        try:
+            beat = _parse((self.folder / f"beat.{rank}").read_text())
+        except FileNotFoundError:
+            return None
+        if not self.id or beat.get("session") != self.id or beat["home"] != _home() or _is_alive(beat["pid"]):
+            return None
+        if any((self.folder / name).exists() for name in (f"failed.{rank}.json", f"left.{rank}")):
+            return None
+        return PeerLost(
+            f"rank {rank} (process {beat['pid']}) was killed; it was at {beat['doing']}", self._log_of(rank)
+        )
+
+    def explain(self) -> PeerLost | None:
+        """Why a launcher may have ended this rank: another one of this host, killed without a word."""
+        others = (rank for rank in range(self.rank.world) if rank != self.rank.index)
+        return next((died for rank in others if (died := self._died(rank)) is not None), None)
+
+    def _log_of(self, rank: int) -> str:
+        return f"its logs: {self.folder.parent / 'logs' / 'latest'}/rank{rank}.*; the same command resumes"
 
     def wait(self, ready: Callable[[], bool], what: str, limit: float | None = None, poll: float = 0.05) -> None:
         """Wait for a fact on disk while watching the peers.
@@ -171,5 +234,32 @@ class Session:
         if self.rank.world > 1 and self.id:
             write_json(self.folder / f"failed.{self.rank.index}.json", {"message": error.message})
 
+    def leave(self) -> None:
+        """All is done: the others need not mind this rank's end."""
+        if self.rank.world > 1:
+            (self.folder / f"left.{self.rank.index}").touch()
+
     def close(self) -> None:
+        """Stop the heart."""
         self._stop.set()
+
+
+def _home() -> str:
+    """Where process numbers mean the same: this host since its last start, and this container of it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux: the heartbeat has to do
+        return f"unknown/{os.getpid()}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def _parse(beat: str) -> dict[str, Any]:
+    return dict(json.loads(beat)) if beat else {}

@@ -75,17 +75,24 @@ class Completion:
     Attributes:
         messages: everything after the prompt; the last message is the assistant's.
         tokens: how many tokens the policy generated, all turns together.
-        finish: "stop" (ended by itself), "length" (cut at max_tokens) or "abort".
+        finish: "stop" (ended by itself), "length" (cut at max_tokens) or "abort" (the engine gave no answer).
+        error: with "abort": why there is no answer.
     """
 
     messages: Sequence[Message]
     tokens: int = 0
     finish: str = "stop"
+    error: str | None = None
 
     @classmethod
     def of(cls, text: str, tokens: int = 0, finish: str = "stop") -> Completion:
         """A single-turn completion."""
         return cls([{"role": "assistant", "content": text}], tokens, finish)
+
+    @classmethod
+    def missing(cls, why: str) -> Completion:
+        """What stands for a completion that the engine could not give: empty, and never judged wrong."""
+        return cls([{"role": "assistant", "content": ""}], 0, "abort", why)
 
     @property
     def text(self) -> str:

@@ -30,6 +30,7 @@ from flywheel.errors import DiskFull, FlywheelError, StageFailed
 
 _PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 5.0
+PRELOAD_ALSO = "FLYWHEEL_PRELOAD_ALSO"
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -57,8 +58,14 @@ def die_with_agent() -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def start_forkserver(preload: Iterable[str]) -> None:
-    """Start importing the heavy modules now, in the background, so that the first worker need not wait."""
+def start_forkserver(preload: Iterable[str], also: Iterable[str] = ()) -> None:
+    """Start importing the heavy modules now, in the background, so that the first worker need not wait.
+
+    Args:
+        preload: modules to import.
+        also: what ``flywheel.stages.preload`` is to import besides its own, for this run.
+    """
+    os.environ[PRELOAD_ALSO] = " ".join(also)
     # Without this, asking torch whether CUDA exists would create driver state that does not survive a fork.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     # Spinning OpenMP threads stall each other for whole scheduler slices as soon as another process wants

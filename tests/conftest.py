@@ -1,14 +1,38 @@
-"""What several test files share: one real, small training run."""
+"""What several test files share: a tiny model, and one real, small training run."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+TINY: dict[str, Any] = {
+    "architecture": "llama",
+    "config": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,  # 32 wide: the narrowest that vLLM's CPU kernels know
+        "num_key_value_heads": 2,
+        "intermediate_size": 128,
+        "max_position_embeddings": 128,
+    },
+}
+"""A model from random weights, as a recipe gives it."""
+
+
+class Quiet:
+    """A worker's report that nobody reads."""
+
+    def __call__(self, kind: str, **values: Any) -> None: ...
+
+    def span(self, phase: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def flywheel(*arguments: str | Path, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 
-from flywheel.engines import EnginePolicy, make_engine
+from flywheel.engines import EnginePolicy, EngineSpec, make_engine
 from flywheel.engines.checkpoint import chars_tokenizer, make_model
 from flywheel.engines.scripted import ScriptedEngine
 from flywheel.engines.transformers import TransformersEngine
@@ -18,21 +19,12 @@ from flywheel.recipe import ScratchModel
 from flywheel.tasks import BaseTask
 from flywheel.types import Completion, Problem, Sampling, Verdict
 
-CONFIG = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 128,
-}
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    model, tokenizer = make_model(ScratchModel(architecture="llama", config=CONFIG))
+    model, tokenizer = make_model(ScratchModel.model_validate(TINY))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -130,13 +122,12 @@ def test_scripted_engine_reads_a_file(tmp_path: Path) -> None:
 
 
 def test_bad_engines_and_models_are_named(tmp_path: Path, checkpoint: Path) -> None:
-    common = {"dtype": "auto", "batch_size": 8, "chat_template": None, "threads": None}
     with pytest.raises(RecipeError, match="no engine 'vlm'"):
-        make_engine("vlm", model="x", extra={}, **common)  # type: ignore[arg-type]
+        make_engine(EngineSpec("vlm", "x"))
     with pytest.raises(RecipeError, match="colour"):
-        make_engine("transformers", model=str(checkpoint), extra={"colour": 1}, **common)  # type: ignore[arg-type]
+        make_engine(EngineSpec("transformers", str(checkpoint), extra={"colour": 1}))
     with pytest.raises(ModelError, match="no model folder"):
-        make_engine("transformers", model=str(tmp_path / "none"), extra={}, **common)  # type: ignore[arg-type]
+        make_engine(EngineSpec("transformers", str(tmp_path / "none")))
     with pytest.raises(RecipeError, match="no 'lama'"):
         make_model(ScratchModel(architecture="lama"))
     with pytest.raises(RecipeError, match="hidden_sise"):

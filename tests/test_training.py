@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY, Quiet
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -15,36 +17,15 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from flywheel.engines.checkpoint import chars_tokenizer, make_model
-from flywheel.errors import RecipeError, UserError
+from flywheel.errors import RecipeError, StageFailed, UserError
 from flywheel.files import read_json, write_rows
 from flywheel.recipe import Dpo, ScratchModel, Sft
 from flywheel.stages.schemas import PAIRS, SFT
 from flywheel.training import train
 from flywheel.training.config import dpo_config, sft_config
 from flywheel.training.data import dpo_dataset, sft_dataset
-
-SPEC = {
-    "architecture": "llama",
-    "config": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 128,
-    },
-}
-
-
-class Quiet:
-    """A report that nobody reads."""
-
-    def __call__(self, kind: str, **values: Any) -> None: ...
-
-    def span(self, phase: str) -> Any:
-        import contextlib
-
-        return contextlib.nullcontext()
+from flywheel.training.preflight import check_launch
+from flywheel.training.save import check_weights
 
 
 def message(role: str, content: str) -> list[dict[str, str]]:
@@ -81,11 +62,11 @@ def pairs(tmp_path: Path) -> Path:
 def payload(work: Path, section: Sft | Dpo, data: Path, **more: Any) -> dict[str, Any]:
     work.mkdir(parents=True)
     common = {"section": section.model_dump(mode="json"), "data": str(data), "work": str(work)}
-    return {**common, "model": SPEC, "chat_template": None, "seed": 3, "rank": 0, "world": 1, "reference": None, **more}
+    return {**common, "model": TINY, "chat_template": None, "seed": 3, "rank": 0, "world": 1, "reference": None, **more}
 
 
 def test_tokenization_equals_trl(rows: Path, tmp_path: Path) -> None:
-    model, tokenizer = make_model(ScratchModel.model_validate(SPEC))
+    model, tokenizer = make_model(ScratchModel.model_validate(TINY))
     ours = sft_dataset(rows, tokenizer, max_length=64)
     config = SFTConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, report_to="none", max_length=64)
     columns = Dataset.from_parquet(str(rows)).select_columns(["prompt", "completion"])
@@ -95,7 +76,7 @@ def test_tokenization_equals_trl(rows: Path, tmp_path: Path) -> None:
 
 
 def test_pair_tokenization_equals_trl(pairs: Path, tmp_path: Path) -> None:
-    model, tokenizer = make_model(ScratchModel.model_validate(SPEC))
+    model, tokenizer = make_model(ScratchModel.model_validate(TINY))
     model.save_pretrained(tmp_path / "model")
     config = DPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, report_to="none", max_length=64)
     columns = Dataset.from_parquet(str(pairs)).select_columns(["prompt", "chosen", "rejected"])
@@ -176,3 +157,30 @@ def test_the_recipe_reaches_trl(tmp_path: Path) -> None:
 def test_wrong_options_are_explained(section: Sft, world: int, said: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=said):
         sft_config(section, tmp_path, 1, world)
+
+
+def test_a_checkpoint_with_missing_or_empty_weights_is_refused(tmp_path: Path) -> None:
+    model, _ = make_model(ScratchModel.model_validate(TINY))
+    model.save_pretrained(tmp_path)
+    check_weights(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    name = next(key for key in weights if "down_proj" in key)
+    save_file({**weights, name: torch.empty(0)}, file, metadata={"format": "pt"})
+    with pytest.raises(StageFailed, match=rf"incomplete: {name} has shape \[0\], not \[64, 128\]"):
+        check_weights(tmp_path)
+    save_file({key: value for key, value in weights.items() if key != name}, file, metadata={"format": "pt"})
+    with pytest.raises(StageFailed, match=f"incomplete: {name} is missing"):
+        check_weights(tmp_path)
+    file.unlink()
+    with pytest.raises(StageFailed, match="no weights"):
+        check_weights(tmp_path)
+
+
+def test_an_accelerate_config_that_could_not_save_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_launch() == []
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    assert "zero3_save_16bit_model" in check_launch()[0]
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL", "true")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert "FULL_STATE_DICT`, not SHARDED_STATE_DICT" in check_launch()[0]

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flywheel.agent import PRELOAD, inspect, refuse
+from flywheel.engines import modules
 from flywheel.recipe import load_recipe
 from flywheel.session import Rank
 from flywheel.workers import start_forkserver
@@ -20,7 +21,7 @@ def command(
 ) -> None:
     """Look for everything that is wrong with a recipe, its task and its model, without training anything."""
     loaded = load_recipe(recipe, overrides or [])
-    start_forkserver(PRELOAD)
+    start_forkserver(PRELOAD, also=modules(loaded.engines()))
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "check.log"
         report = inspect(loaded, recipe.resolve().parent, Rank.from_env().world, log)

@@ -26,7 +26,15 @@ from flywheel.rundir import RunDir
 from flywheel.session import Rank
 from flywheel.tracking import Screen
 
-DEFAULTS = {"problems": 512, "completions": 8, "max_tokens": 512, "temperature": 1.0, "cpu_replicas": 1, "seed": 0}
+DEFAULTS = {
+    "problems": 512,
+    "completions": 8,
+    "max_tokens": 512,
+    "temperature": 1.0,
+    "engine": "transformers",
+    "cpu_replicas": 1,
+    "seed": 0,
+}
 FROM_RUN = "or the run's, if MODEL is one]"
 
 
@@ -39,6 +47,7 @@ def command(
     max_tokens: Annotated[int | None, typer.Option(help=f"Most new tokens.  [default: 512, {FROM_RUN}")] = None,
     temperature: Annotated[float | None, typer.Option(help=f"Of the samples.  [default: 1.0, {FROM_RUN}")] = None,
     chat_template: Annotated[Path | None, typer.Option(help="A Jinja file, for a model without chat template.")] = None,
+    engine: Annotated[str | None, typer.Option(help=f"Or vllm.  [default: transformers, {FROM_RUN}")] = None,
     cpu_replicas: Annotated[
         int | None, typer.Option(help=f"Engines side by side without a GPU.  [default: 1, {FROM_RUN}")
     ] = None,
@@ -52,6 +61,7 @@ def command(
         "completions": completions,
         "max_tokens": max_tokens,
         "temperature": temperature,
+        "engine": engine,
         "cpu_replicas": cpu_replicas,
         "seed": seed,
     }
@@ -166,6 +176,7 @@ def _settings_of(wheel: dict[str, Any]) -> dict[str, Any]:
     recipe = wheel["recipe"]
     evaluation = {key: recipe["evaluate"][key] for key in ("problems", "completions", "temperature")}
     rest = {"max_tokens": recipe["sample"]["max_tokens"], "cpu_replicas": recipe["engine"]["cpu_replicas"]}
+    rest["engine"] = recipe["engine"]["use"]
     return {**evaluation, **rest, "seed": recipe["seed"]}
 
 
@@ -175,7 +186,7 @@ def _sections(settings: dict[str, Any], wheel: dict[str, Any] | None) -> dict[st
     return {
         "seed": settings["seed"],
         "rounds": 0,
-        "engine": {**own["engine"], "cpu_replicas": settings["cpu_replicas"]},
+        "engine": {**own["engine"], "use": settings["engine"], "cpu_replicas": settings["cpu_replicas"]},
         "sample": {**own["sample"], "max_tokens": settings["max_tokens"]},
         "verify": own["verify"],
         "sft": None,

@@ -76,6 +76,11 @@ def load_tokenizer(model: str, chat_template: str | None = None) -> PreTrainedTo
     return tokenizer
 
 
+def end_tokens(*sources: int | list[int] | None) -> frozenset[int]:
+    """All end-of-turn tokens that the checkpoint or its tokenizer names."""
+    return frozenset(t for s in sources if s is not None for t in ([s] if isinstance(s, int) else s))
+
+
 def make_model(spec: ScratchModel) -> tuple[transformers.PreTrainedModel, PreTrainedTokenizerBase]:
     """A model with random weights, from the global torch seed, and its tokenizer.
 

@@ -25,6 +25,8 @@ class ScriptedEngine:
         seed: with several answers, which of them are drawn.
     """
 
+    continuous = True
+
     def __init__(
         self,
         script: str | None = None,

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from flywheel.engines.base import derive_seed
-from flywheel.engines.checkpoint import load_tokenizer, loading_errors
+from flywheel.engines.checkpoint import end_tokens, load_tokenizer, loading_errors
 from flywheel.types import Completion, Message, Sampling
 
 
@@ -35,7 +35,7 @@ class _Request:
 
 
 class TransformersEngine:
-    """A causal language model behind ``chat``.
+    """A causal language model behind ``chat``. What is batched together shares one random stream.
 
     Args:
         model: checkpoint folder or hub id.
@@ -49,6 +49,8 @@ class TransformersEngine:
     Raises:
         ModelError: the checkpoint cannot be loaded, or has no chat template.
     """
+
+    continuous = False
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class TransformersEngine:
                 model, dtype=getattr(torch, dtype), attn_implementation=attn_implementation
             )
         self._model: Any = loaded.eval().to(torch.device(self._device))  # type: ignore[arg-type]
-        self._eos = _end_tokens(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
+        self._eos = end_tokens(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
         # Recurrent and hybrid models keep a state that cannot be cut before the last token.
         self._can_share = not getattr(self._model, "_is_stateful", False)
         self._batch_size = batch_size
@@ -195,11 +197,6 @@ class TransformersEngine:
             finish = "stop" if ended or stopped else "length"
             completions.append(Completion.of(text, tokens=len(ids) + ended, finish=finish))
         return completions
-
-
-def _end_tokens(*sources: int | list[int] | None) -> frozenset[int]:
-    """All end-of-turn tokens that the checkpoint or its tokenizer names."""
-    return frozenset(t for s in sources if s is not None for t in ([s] if isinstance(s, int) else s))
 
 
 def _cut(row: list[int], eos: frozenset[int]) -> tuple[list[int], bool]:

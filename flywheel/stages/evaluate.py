@@ -39,7 +39,7 @@ def evaluate(ctx: Context, number: int, policy: Checkpoint) -> StageDir:
         ctx.session.wait(lambda: ready.exists() or stage.committed, f"rank 0 to begin {stage.label}")
         if stage.committed:
             return stage
-    sample_and_verify(ctx, stage, policy, _jobs(ctx, stage, number))
+    sample_and_verify(ctx, stage, policy, ctx.recipe.engine, _jobs(ctx, stage, number))
     if ctx.rank.leads:
         payload = {"work": str(stage.work), "completions": ctx.recipe.evaluate.completions}
         metrics = ctx.run_worker(stage, "flywheel.stages.evaluate:work", payload)

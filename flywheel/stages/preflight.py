@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.curate import make_filters
-from flywheel.engines import ENGINES
+from flywheel.engines import findings as engine_findings
 from flywheel.errors import UserError
 from flywheel.recipe import Recipe
 from flywheel.tasks import Task, load_task
@@ -23,7 +23,7 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, list[str]]:
     Returns:
         ``findings`` (each makes the recipe unusable) and ``notes``.
     """
-    from flywheel.training.preflight import check_model, check_training
+    from flywheel.training.preflight import check_launch, check_model, check_training
 
     recipe = Recipe.model_validate(payload["recipe"])
     findings: list[str] = []
@@ -32,8 +32,9 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, list[str]]:
         make_filters(recipe.curate)
     except UserError as error:
         findings += error.message.splitlines()
-    if recipe.engine.use not in ENGINES:
-        findings.append(f"engine.use: there is no engine {recipe.engine.use!r}; use one of {', '.join(ENGINES)}")
+    for where, section in (("engine", recipe.engine), ("sample.engine", recipe.sample.engine)):
+        if section is not None:
+            findings += [f"{where}: {line}" for line in engine_findings(section.use, payload["model"], section.extra)]
     try:
         task = load_task(recipe.task.use, recipe.task.args, Path(payload["base"]))
     except UserError as error:
@@ -42,7 +43,7 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, list[str]]:
         found = check_task(task, needs_demonstrations=recipe.warmup is not None)
         findings += [f"task {recipe.task.use}: {finding}" for finding in found]
         notes += _short_split(task, recipe)
-    findings += check_training(recipe, payload["world"])
+    findings += check_training(recipe, payload["world"]) + check_launch()
     model_findings, model_notes = check_model(recipe, payload["model"], payload["chat_template"])
     return {"findings": findings + model_findings, "notes": notes + model_notes}
 

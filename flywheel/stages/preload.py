@@ -6,12 +6,18 @@ between the workers, and the forkserver leaves at once.
 """
 # ruff: noqa: E402
 
+import atexit
 import gc
+import importlib
+import os
 import signal
 
-from flywheel.workers import die_with_parent
+from flywheel.workers import PRELOAD_ALSO, die_with_parent
 
 die_with_parent(signal.SIGKILL)
+# The first to be registered is the last to run: libraries that would take leave of an idle forkserver, seconds
+# long and loudly, are spared it.
+atexit.register(os._exit, 0)
 gc.disable()
 
 import flywheel.stages.curate
@@ -20,6 +26,9 @@ import flywheel.stages.problems
 import flywheel.stages.sampler
 import flywheel.stages.verifier
 import flywheel.training.preload  # noqa: F401
+
+for module in os.environ.pop(PRELOAD_ALSO, "").split():
+    importlib.import_module(module)
 
 gc.freeze()
 gc.enable()

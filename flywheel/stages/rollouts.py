@@ -5,11 +5,14 @@ Used for a round's training samples and for evaluation alike.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from flywheel.devices import cpu_threads, generation_env, replicas
+from flywheel.engines import EngineSpec
+from flywheel.engines.base import derive_seed
+from flywheel.recipe import EngineUse
 from flywheel.stagedir import StageDir
 from flywheel.stages.chunks import Job
 from flywheel.stages.context import Checkpoint, Context
@@ -43,13 +46,14 @@ class _Meter:
 
 
 def sample_and_verify(
-    ctx: Context, stage: StageDir, policy: Checkpoint, jobs: list[tuple[Job, dict[str, Any]]]
+    ctx: Context, stage: StageDir, policy: Checkpoint, engine: EngineUse, jobs: list[tuple[Job, dict[str, Any]]]
 ) -> dict[str, Any]:
     """Fill every part of the jobs, together with the other ranks.
 
     Args:
         stage: the stage that logs and timeline are filed under.
         policy: the checkpoint that answers.
+        engine: what runs it.
         jobs: each with the fields of its ``Sampling``.
 
     Returns:
@@ -64,7 +68,9 @@ def sample_and_verify(
         problems,
         sum(job.count * sampling["n"] for job, sampling in jobs),
     )
-    samplers = _start_samplers(ctx, stage, policy, common, meter) if any(j.missing(j.samples) for j, _ in jobs) else []
+    samplers = []
+    if any(job.missing(job.samples) for job, _ in jobs):
+        samplers = _start_samplers(ctx, stage, policy, engine, common, meter)
     verifiers = _start_verifiers(ctx, stage, common, meter) if any(j.missing(j.verdicts) for j, _ in jobs) else []
     try:
         results = ctx.finish(*samplers, *verifiers)
@@ -79,30 +85,29 @@ def sample_and_verify(
 
 
 def _start_samplers(
-    ctx: Context, stage: StageDir, policy: Checkpoint, common: dict[str, Any], meter: _Meter
+    ctx: Context, stage: StageDir, policy: Checkpoint, engine: EngineUse, common: dict[str, Any], meter: _Meter
 ) -> list[Worker]:
-    engine = ctx.resolved["engine"]
-    groups = replicas(ctx.rank, ctx.recipe.engine.tensor_parallel, ctx.recipe.engine.cpu_replicas)
-    payload = {
-        **common,
-        "engine": {
-            "use": engine["use"],
-            "model": policy.path,
-            "dtype": engine["dtype"],
-            "batch_size": engine["batch_size"],
-            "chat_template": ctx.chat_template(),
-            "threads": cpu_threads(ctx.rank, len(groups)) if groups and not groups[0] else None,
-            "extra": _absolute_script(engine["extra"], ctx.base),
-        },
-        "round": int(stage.round_dir.name),
-        "policy": policy.identity[:12],
-        "seed": ctx.recipe.seed,
-    }
+    groups = replicas(ctx.rank, engine.tensor_parallel, engine.cpu_replicas)
+    number = int(stage.round_dir.name)
+    spec = EngineSpec(
+        **engine.model_dump(mode="json", exclude={"cpu_replicas", "extra"}),
+        model=str(policy.path),
+        chat_template=ctx.chat_template(),
+        threads=cpu_threads(ctx.rank, len(groups)) if groups and not groups[0] else None,
+        extra=_own_paths(ctx, engine),
+    )
+
+    def payload(replica: int) -> dict[str, Any]:
+        # Only engines that cannot seed each request use this one; no two of them may share a random stream.
+        seed = derive_seed(ctx.recipe.seed, stage.label, ctx.session.id, ctx.rank.index, replica) % 2**31
+        own = {"round": number, "policy": policy.identity[:12], "seed": ctx.recipe.seed}
+        return {**common, **own, "engine": replace(spec, seed=seed)}
+
     return [
         ctx.start(
             stage,
             "flywheel.stages.sampler:work",
-            payload,
+            payload(i),
             suffix=f".sampler{i}",
             env=generation_env(gpus),
             on_message=meter.on_sampler,
@@ -122,6 +127,10 @@ def _start_verifiers(ctx: Context, stage: StageDir, common: dict[str, Any], mete
     return workers
 
 
-def _absolute_script(extra: dict[str, Any], base: Path) -> dict[str, Any]:
-    """The scripted engine's file is named beside the recipe."""
-    return {**extra, "script": str(base / extra["script"])} if "script" in extra else extra
+def _own_paths(ctx: Context, engine: EngineUse) -> dict[str, Any]:
+    """What only the run knows: the scripted engine's file lies beside the recipe, a paid engine's bill in the run."""
+    if engine.use == "openai":
+        return {**engine.extra, "usage_file": str(ctx.run.path / "usage.jsonl")}
+    if "script" in engine.extra:
+        return {**engine.extra, "script": str(ctx.base / engine.extra["script"])}
+    return engine.extra

@@ -49,7 +49,9 @@ def sample_and_verify_round(
         mode="sampled",
         prefix=f"r{number:03d}",
     )
-    counts = sample_and_verify(ctx, samples, policy, [(job, sampling_fields(ctx))])
+    counts = sample_and_verify(
+        ctx, samples, policy, ctx.recipe.sample.engine or ctx.recipe.engine, [(job, sampling_fields(ctx))]
+    )
     if ctx.rank.leads:
         if not samples.committed:
             ctx.commit(samples, sample_inputs, {"attempt": counts}, started)

@@ -21,7 +21,8 @@ SAMPLES = pa.schema(
         ("messages", MESSAGES),  # everything after the prompt
         ("text", pa.string()),  # the last assistant message
         ("tokens", pa.int32()),
-        ("finish", pa.string()),
+        ("finish", pa.string()),  # "stop", "length" or "abort"
+        ("error", pa.string()),  # with "abort": why the engine gave no answer
     ]
 )
 

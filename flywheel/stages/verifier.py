@@ -58,7 +58,10 @@ def _verify_part(
     for row in read_rows(job.samples / part):
         begun = time.perf_counter()
         completion = Completion(row["messages"], row["tokens"], row["finish"])
-        verdict = judge(task, problems[row["problem_id"]], completion, timeout)
+        if completion.finish == "abort":
+            verdict = Verdict.undecided(f"no answer: {row['error']}")
+        else:
+            verdict = judge(task, problems[row["problem_id"]], completion, timeout)
         counts["verdicts"] += 1
         counts["undecided"] += verdict.score is None
         rows.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,19 @@ def check_training(recipe: Recipe, world: int) -> list[str]:
                 findings += [
                     line if line.startswith(name) else f"{name}: {line}" for line in error.message.splitlines()
                 ]
+    return findings
+
+
+def check_launch() -> list[str]:
+    """What in accelerate's config would only show when the first checkpoint is saved, after hours perhaps."""
+    env = {key: value.lower() for key, value in os.environ.items()}
+    findings = []
+    stage, gathers = env.get("ACCELERATE_DEEPSPEED_ZERO_STAGE"), env.get("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL")
+    if stage == "3" and gathers != "true":
+        findings.append("accelerate's config needs `zero3_save_16bit_model: true`: checkpoints would have no weights")
+    kind = env.get("FSDP_STATE_DICT_TYPE", "sharded_state_dict")
+    if env.get("ACCELERATE_USE_FSDP") == "true" and kind != "full_state_dict":
+        findings.append(f"accelerate's config needs `fsdp_state_dict_type: FULL_STATE_DICT`, not {kind.upper()}")
     return findings
 
 

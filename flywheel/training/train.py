@@ -7,7 +7,7 @@ checkpoint; on a CPU the result is bit for bit that of an uninterrupted run.
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from flywheel.recipe import Dpo, ScratchModel, Sft, Training, Warmup
 from flywheel.training.callbacks import CompleteCheckpoints, Progress, newest_checkpoint, peak_memory
 from flywheel.training.config import dpo_config, lora_config, sft_config
 from flywheel.training.data import dpo_dataset, sft_dataset
+from flywheel.training.save import save_checkpoint
 from flywheel.workers import Report
 
 
@@ -36,6 +37,8 @@ def sft(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     """
     section = (Warmup if "problems" in payload["section"] else Sft).model_validate(payload["section"])
     with report.span("load"):
+        # Before the model: under ZeRO-3, TRL's arguments are what makes it load in shards.
+        arguments = sft_config(section, _scratch(payload), payload["seed"], payload["world"])
         model, tokenizer = _load(payload, section)
     with report.span("tokenize"):
         data = sft_dataset(Path(payload["data"]), tokenizer, section.max_length)
@@ -43,7 +46,7 @@ def sft(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     with report.span("load"):
         trainer = SFTTrainer(
             model=model,
-            args=sft_config(section, _scratch(payload), payload["seed"], payload["world"]),
+            args=arguments,
             train_dataset=data,
             processing_class=tokenizer,
             peft_config=lora_config(section.lora),
@@ -55,6 +58,7 @@ def dpo(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     """Direct preference optimization; the payload as for ``sft``, plus ``reference`` (a checkpoint)."""
     section = Dpo.model_validate(payload["section"])
     with report.span("load"):
+        arguments = dpo_config(section, _scratch(payload), payload["seed"], payload["world"])  # before the model, too
         model, tokenizer = _load(payload, section)
         with loading_errors(payload["reference"]):
             reference = AutoModelForCausalLM.from_pretrained(payload["reference"], dtype=model.dtype)
@@ -72,7 +76,7 @@ def dpo(payload: dict[str, Any], report: Report) -> dict[str, Any]:
         trainer = TokenizedDPOTrainer(
             model=model,
             ref_model=reference,
-            args=dpo_config(section, _scratch(payload), payload["seed"], payload["world"]),
+            args=arguments,
             train_dataset=data,
             processing_class=tokenizer,
             peft_config=lora_config(section.lora),
@@ -129,15 +133,30 @@ def _refuse_empty(data: Dataset, section: Training) -> None:
 
 
 def _scratch(payload: dict[str, Any]) -> Path:
-    """The Trainer's folder. It is bound to the number of processes: optimizer shards do not move."""
+    """The Trainer's folder. It is bound to processes and backend: optimizer shards do not move."""
     work = Path(payload["work"])
-    scratch = work / f".trainer.{payload['world']}"
+    scratch = work / f".trainer.{payload['world']}{backend()}"
     for other in work.glob(".trainer.*"):
         if other != scratch and payload["rank"] == 0:
-            print(f"the number of processes changed: {other.name} is dropped, the stage starts from its input")
+            print(f"{other.name} is of another number or kind of processes: the stage starts from its input model")
             shutil.rmtree(other)
     scratch.mkdir(exist_ok=True)
     return scratch
+
+
+def backend() -> str:
+    """How accelerate's config shards the training: "", ".zero2", ".zero3", ".fsdp"."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return f".zero{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"
+    return ".fsdp" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else ""
+
+
+def _backend_in_use(trainer: Trainer) -> str:
+    """What accelerate made of its config."""
+    state = trainer.accelerator.state
+    stage = trainer.accelerator.deepspeed_plugin.zero_stage if trainer.is_deepspeed_enabled else ""
+    name = {"DEEPSPEED": f"zero{stage}", "FSDP": "fsdp", "NO": "one process"}.get(state.distributed_type.name, "ddp")
+    return f"{name}, {state.num_processes} ranks"
 
 
 def _train(
@@ -145,13 +164,14 @@ def _train(
 ) -> dict[str, Any]:
     trainer.add_callback(Progress(report))
     trainer.add_callback(CompleteCheckpoints(payload["rank"]))
+    print(f"training backend: {_backend_in_use(trainer)}", flush=True)
     resume = newest_checkpoint(_scratch(payload), payload["world"], payload["rank"])
     if resume is not None:
         print(f"resuming from {resume}")
     with report.span("train"):
         result = trainer.train(resume_from_checkpoint=resume)
     with report.span("save"):
-        _save(trainer, Path(payload["work"]) / "model", section, payload, tokenizer)
+        save_checkpoint(trainer, section, payload, tokenizer)
     history = trainer.state.log_history
     logs = [entry for entry in history if "loss" in entry] or history
     if payload["rank"] == 0:
@@ -164,28 +184,3 @@ def _train(
         "last": last,
         **peak_memory(),
     }
-
-
-def _save(
-    trainer: Trainer, target: Path, section: Training, payload: dict[str, Any], tokenizer: PreTrainedTokenizerBase
-) -> None:
-    if section.lora is None:
-        trainer.save_model(str(target))
-    elif payload["rank"] == 0:
-        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(target)
-    if payload["rank"] != 0:
-        return
-    tokenizer.save_pretrained(target)
-    (target / "training_args.bin").unlink(missing_ok=True)  # a pickle of this machine's paths
-    _inherit_dtype(payload["model"], target)
-
-
-def _inherit_dtype(source: str | dict[str, Any], target: Path) -> None:
-    """Store the weights in the type of the checkpoint that they came from (bfloat16 stays bfloat16)."""
-    if isinstance(source, dict) or not torch.cuda.is_available():
-        return
-    config = Path(source) / "config.json"
-    dtype = json.loads(config.read_text()).get("dtype") if config.exists() else "bfloat16"
-    if dtype in (None, "float32"):
-        return
-    AutoModelForCausalLM.from_pretrained(target, dtype=getattr(torch, dtype)).save_pretrained(target)

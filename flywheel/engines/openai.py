@@ -1,0 +1,592 @@
+"""Any OpenAI-compatible server, or a fleet of them, as an engine: hosted APIs, vLLM, SGLang, llama.cpp, …
+
+What becomes of an attempt that brings no answer:
+
+- A server that cannot be reached (no connection, or 502, 503, 504 from what stands before it) is waited for.
+  That costs no retry unless the fleet answered somebody else meanwhile: then the request is at fault.
+- 408, 409, 425, 429, other 5xx, a timeout, and an answer that is no chat completion each cost a retry. A request
+  without retries left is ``NoAnswer``: it is recorded as undecided.
+- Before every retry there is a pause that doubles and is partly random, and the request goes to another server
+  if there is one. A ``Retry-After`` holds for all requests to that server.
+- If no server answers any request for ``patience`` seconds, that is ``EngineFailed``. A request that outlives its
+  retries while others are answered does not bring the engine down.
+- Other 4xx are not repeated: 401, 403 and 404 end the run with what to mend, the rest is ``NoAnswer``.
+
+A seed is sent (31 bits: many servers keep no more), but how far it reproduces an answer is the server's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx2  # what openai sends its requests with
+import openai
+from pydantic import AnyHttpUrl, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+
+from flywheel.engines.base import derive_seed
+from flywheel.errors import BudgetSpent, EngineFailed, FlywheelError, NoAnswer, RecipeError
+from flywheel.recipe import Number, Section
+from flywheel.types import Completion, Message, Sampling
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 20.0
+"""Seconds before the first retry, and at most before a later one."""
+_CONNECT_SECONDS = 10.0
+_SHUN_SECONDS = 30.0
+
+
+class OpenAIEngine:
+    """Chat requests over HTTP.
+
+    Args:
+        servers: base URLs, such as ``http://host:8000/v1``; one, or several that serve the same model.
+        model: the name that they serve it under; None takes the only model of the first server that answers.
+        api_key_env: environment variable with the key. Local servers need none.
+        concurrency: most requests in flight, all servers together.
+        timeout: seconds for one attempt, from sending to the whole answer.
+        retries: attempts after the first that one request may cost.
+        patience: seconds without any answer from any server until the engine gives up.
+        prices: USD per million tokens, ``{"input": …, "output": …}``.
+        budget: USD; no request is sent once the answers in ``usage_file`` have cost this much. Requests that are
+            in flight by then still cost something: at most ``concurrency`` of them per process.
+        extra_body: further fields of every request, such as ``{"min_p": 0.1}``. It wins over what the engine
+            sends, and null leaves a field out: ``{"max_tokens": None, "max_completion_tokens": 512}``.
+        usage_file: JSONL, a line per answered request, shared by all processes of a run.
+
+    Raises:
+        RecipeError: wrong arguments (all at once), a refused key, or a model that is not served.
+        EngineFailed: no server answers. If ``usage_file`` shows that some did before, only after ``patience``.
+    """
+
+    continuous = True
+
+    def __init__(
+        self,
+        *,
+        servers: str | list[str],
+        model: str | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        concurrency: int = 512,
+        timeout: float = 600.0,
+        retries: int = 5,
+        patience: float = 600.0,
+        prices: dict[str, float] | None = None,
+        budget: float | None = None,
+        extra_body: dict[str, Any] | None = None,
+        usage_file: str | None = None,
+    ) -> None:
+        self._set = _checked(
+            servers=servers,
+            model=model,
+            api_key_env=api_key_env,
+            concurrency=concurrency,
+            timeout=timeout,
+            retries=retries,
+            patience=patience,
+            prices=prices,
+            budget=budget,
+            extra_body=extra_body,
+        )
+        self._urls = [str(url) for url in self._set.servers]
+        self._key = os.environ.get(api_key_env) or "none"
+        self._bill = Bill(usage_file, self._set.prices)
+        self._jitter = random.Random()  # a task's own random numbers must not depend on ours
+        # Monotonic seconds: the last answer, the last failure, the first failure after that answer.
+        self._answered = self._failed = 0.0
+        self._silent_since: float | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lifetime: AsyncGenerator[None, None] | None = None
+        self._slots: asyncio.Semaphore
+        self._fleet: list[_Server]
+        self._model = self._find_model()
+
+    @property
+    def usage(self) -> Usage:
+        """What this engine got answered; not what other processes did."""
+        return self._bill.own
+
+    async def chat(self, messages: list[Message], sampling: Sampling) -> list[Completion]:
+        """See ``Engine``. The tokens of one completion are exact, those of several an estimate (``_shares``).
+
+        Where a server gives fewer than n, the others are asked for one by one; those that fail are "abort".
+        """
+        await self._connect()
+        # Greedy answers are all the same, and vLLM refuses to repeat itself.
+        first = replace(sampling, n=sampling.n if sampling.temperature > 0 else 1)
+        done = await self._ask(messages, first)
+        singles = (replace(sampling, n=1, seed=derive_seed(sampling.seed, i)) for i in range(len(done), sampling.n))
+        done += await asyncio.gather(*(self._ask_one(messages, single) for single in singles))
+        return done[: sampling.n]
+
+    def close(self) -> None:
+        self._lifetime = None  # the connections went with their event loop; if it still runs, they go now
+        self._bill.close()
+
+    # -- requests -------------------------------------------------------------------------------------
+
+    async def _ask_one(self, messages: list[Message], sampling: Sampling) -> Completion:
+        try:
+            return (await self._ask(messages, sampling))[0]
+        except NoAnswer as error:
+            return Completion.missing(error.message)
+
+    async def _ask(self, messages: list[Message], sampling: Sampling) -> list[Completion]:
+        """One request, repeated until it is answered: at least one completion, perhaps fewer than n."""
+        body = self._body(sampling)
+        server: _Server | None = None
+        first_sent: float | None = None
+        attempts = failures = 0
+        while True:
+            async with self._slots:
+                with self._one_of_the_fleet(server) as server:
+                    await asyncio.sleep(max(0.0, server.rest_until - time.monotonic()))
+                    sent = time.monotonic()
+                    first_sent = first_sent or sent
+                    try:
+                        return await self._attempt(server, messages, body)
+                    except _Failed as failure:
+                        silent = self._note_failure(server, failure, sent)
+                        # Where others were answered since, the silence is this request's own: its retries end it.
+                        if silent >= self._set.patience and (failure.down or self._answered < first_sent):
+                            raise self._nobody_answers(silent) from failure
+                        failures += not failure.down or self._answered > sent
+                        if failures > self._set.retries:
+                            raise NoAnswer(f"no answer in {attempts + 1} attempts; the last: {failure}") from failure
+            await asyncio.sleep(self._pause(attempts))
+            attempts += 1
+
+    def _body(self, sampling: Sampling) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "n": sampling.n,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed % 2**31,
+            "stop": list(sampling.stop) or None,
+            "top_k": sampling.top_k or None,  # not OpenAI's own: only servers that know it get it
+            **(self._set.extra_body or {}),
+        }
+        return {key: value for key, value in body.items() if value is not None}
+
+    async def _attempt(self, server: _Server, messages: list[Message], body: dict[str, Any]) -> list[Completion]:
+        self._check_budget()
+        try:
+            # The client's own timeout is for each read: a server that trickles bytes would never meet it.
+            async with asyncio.timeout(self._set.timeout):
+                answer = await server.client.chat.completions.with_raw_response.create(
+                    model=self._model,
+                    messages=messages,  # type: ignore[arg-type]
+                    extra_body=body,
+                )
+        except (openai.APIError, TimeoutError) as error:
+            raise self._meaning(error, server.url) from error
+        completions, tokens = _read(answer.content)
+        self._note_answer(server)
+        if tokens is None and self._bill.prices:
+            message = f"{server.url} does not say how many tokens it used: what it costs is unknown"
+            raise RecipeError(message, hint="leave sample.engine.extra.prices and budget out")
+        self._bill.add(server.url, self._model, *(tokens or (0, 0)))
+        if not completions:
+            raise _Failed("the server broke off every completion")
+        return completions
+
+    def _check_budget(self) -> None:
+        if self._set.budget is None:
+            return
+        self._bill.refresh()
+        if self._bill.total.cost >= self._set.budget:
+            raise BudgetSpent(
+                f"the budget is spent: {self._bill.total.cost:.4f} of {self._set.budget:g} USD "
+                f"for {self._bill.total.requests:,} answers",
+                hint="raise sample.engine.extra.budget; the same command resumes",
+            )
+
+    # -- servers --------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        """Clients for the running event loop: connections cannot outlive it."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            self._slots = asyncio.Semaphore(self._set.concurrency)
+            self._lifetime = self._connections()
+            await anext(self._lifetime)
+
+    async def _connections(self) -> AsyncGenerator[None, None]:
+        # Closing a connection takes its loop, and close() comes when that is over. An async generator that is
+        # still open is what asyncio.run closes just before the end of the loop.
+        limits = httpx2.Limits(max_connections=self._set.concurrency, max_keepalive_connections=self._set.concurrency)
+        timeout = openai.Timeout(self._set.timeout, connect=min(self._set.timeout, _CONNECT_SECONDS))
+        self._fleet = [
+            _Server(
+                url,
+                openai.AsyncOpenAI(
+                    base_url=url,
+                    api_key=self._key,
+                    max_retries=0,
+                    timeout=timeout,
+                    http_client=openai.DefaultAsyncHttpxClient(limits=limits),
+                ),
+            )
+            for url in self._urls
+        ]
+        try:
+            yield
+        finally:
+            for server in self._fleet:
+                await server.client.close()
+
+    @contextmanager
+    def _one_of_the_fleet(self, last: _Server | None) -> Iterator[_Server]:
+        """The server with the least to do, rather not the one that just failed, nor one that failed lately."""
+        now = time.monotonic()
+
+        def badness(server: _Server) -> tuple[float, bool, bool, int]:
+            rest = max(0.0, server.rest_until - now)
+            return rest, server.shunned_until > now, server is last, server.in_flight
+
+        server = min(self._fleet, key=badness)
+        if server.error:
+            # One request at a time finds out whether it is back; the others stay with those that answer.
+            server.shunned_until = now + _SHUN_SECONDS
+        server.in_flight += 1
+        try:
+            yield server
+        finally:
+            server.in_flight -= 1
+
+    def _note_answer(self, server: _Server) -> None:
+        server.error, server.shunned_until = "", 0.0
+        self._answered, self._silent_since = time.monotonic(), None
+
+    def _note_failure(self, server: _Server, failure: _Failed, sent: float) -> float:
+        """Remember it; returns for how many seconds nobody has been answered."""
+        now = time.monotonic()
+        # Time in which nobody asked is no silence.
+        if self._silent_since is None or sent - self._failed > self._set.patience:
+            self._silent_since = now
+            print(f"{server.url}: {failure}; trying again", flush=True)
+        self._failed = now
+        server.error, server.shunned_until = str(failure), now + _SHUN_SECONDS
+        server.rest_until = max(server.rest_until, now + min(failure.retry_after, self._set.patience))
+        return now - self._silent_since
+
+    def _nobody_answers(self, silent: float) -> EngineFailed:
+        lines = "\n".join(f"  {server.url}: {server.error or 'not asked lately'}" for server in self._fleet)
+        return EngineFailed(
+            f"no server has answered for {silent:.0f} s:\n{lines}",
+            hint="start them again; the same command resumes (sample.engine.extra.patience says how long to wait)",
+        )
+
+    def _pause(self, attempts: int) -> float:
+        """Seconds before the next attempt; random, so that those who failed together do not return together."""
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts, 30))
+        return float(longest * self._jitter.uniform(0.5, 1.0))
+
+    def _meaning(self, error: openai.APIError | TimeoutError, url: str) -> FlywheelError | _Failed:
+        """What an error of the client says: try again, give this request up, or stop."""
+        if not isinstance(error, openai.APIStatusError):
+            cause = error.__cause__
+            late = isinstance(error, TimeoutError | openai.APITimeoutError)
+            if late and not isinstance(cause, httpx2.ConnectTimeout):
+                return _Failed(f"no answer within {self._set.timeout:g} s")
+            return _Failed(f"no connection ({cause or error!r})", down=True)
+        status, said = error.status_code, _said(error)
+        if status in (401, 403):
+            lacking = "" if self._set.api_key_env in os.environ else f"; {self._set.api_key_env} is not set"
+            hint = f"export {self._set.api_key_env}=…, or name another variable in sample.engine.extra.api_key_env"
+            return RecipeError(f"{url} refuses the key ({status}): {said}{lacking}", hint)
+        if status == 404:
+            hint = "servers usually want URLs that end in /v1; URL/models lists what sample.engine.extra.model may be"
+            return RecipeError(f"{url} has no such model or no such page (404): {said}", hint)
+        if status == 402 or error.code == "insufficient_quota":
+            return EngineFailed(f"{url}: {said}", "the account needs credit; then the same command resumes")
+        if status >= 500 or status in (408, 409, 425, 429):
+            retry_after = _retry_after(error.response.headers)
+            return _Failed(f"status {status}: {said}", down=status in (502, 503, 504), retry_after=retry_after)
+        return NoAnswer(f"the server refused the request ({status}): {said}")
+
+    # -- the first look -------------------------------------------------------------------------------
+
+    def _find_model(self) -> str:
+        # A run that has been answered before has the right URL: its servers are being started again.
+        deadline = time.monotonic() + (self._set.patience if self._bill.total.requests else 0.0)
+        while True:
+            try:
+                return self._look()
+            except EngineFailed:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(FIRST_PAUSE)
+
+    def _look(self) -> str:
+        """The model's name, once a server answers and none that answers lacks the model."""
+        with ThreadPoolExecutor(len(self._urls)) as pool:
+            found = list(zip(self._urls, pool.map(self._models, self._urls), strict=True))
+        lists = [(url, models) for url, models in found if isinstance(models, list)]
+        if not lists:
+            lines = "\n".join(f"  {url}: {why}" for url, why in found)
+            raise EngineFailed(f"no server answers:\n{lines}", hint="start one, or mend sample.engine.extra.servers")
+        url, models = lists[0]
+        model = self._set.model or (models[0] if len(models) == 1 else None)
+        if model is None:
+            said = f"serves {', '.join(models)}" if models else f"does not list its models at {url}/models"
+            raise RecipeError(f"{url} {said}", hint="name one in sample.engine.extra.model; is the URL right?")
+        # A server without a list may serve it all the same; the first request will tell.
+        lacking = [f"{url} serves {', '.join(models)}" for url, models in lists if models and model not in models]
+        if lacking:
+            raise RecipeError(f"{model!r} is not served: {'; '.join(lacking)}", hint="mend sample.engine.extra.model")
+        return model
+
+    def _models(self, url: str) -> list[str] | FlywheelError | _Failed:
+        """What a server lists, nothing if it has no list; or why it does not answer.
+
+        Raises:
+            RecipeError: it refuses the key.
+        """
+        timeout = min(self._set.timeout, _CONNECT_SECONDS)
+        with openai.OpenAI(base_url=url, api_key=self._key, max_retries=0, timeout=timeout) as client:
+            try:
+                answer = client.models.with_raw_response.list().content
+                return [str(model["id"]) for model in json.loads(answer)["data"]]
+            except (ValueError, KeyError, TypeError):
+                return _Failed(f"not a list of models: {_short(answer)}")
+            except openai.APIError as error:
+                if isinstance(error, openai.APIStatusError) and error.status_code in (404, 405):
+                    return []
+                meaning = self._meaning(error, url)
+        if isinstance(meaning, RecipeError):
+            raise meaning
+        return meaning
+
+
+class _Prices(Section):
+    """USD per million tokens."""
+
+    input: Number = Field(ge=0, allow_inf_nan=False)
+    output: Number = Field(ge=0, allow_inf_nan=False)
+
+
+class _Settings(Section):
+    """The arguments of ``OpenAIEngine``, which explains them."""
+
+    servers: Annotated[list[AnyHttpUrl], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = Field(
+        min_length=1
+    )
+    model: str | None = Field(min_length=1)
+    api_key_env: str = Field(min_length=1)
+    concurrency: int = Field(ge=1)
+    timeout: Number = Field(gt=0, allow_inf_nan=False)
+    retries: int = Field(ge=0)
+    patience: Number = Field(gt=0, allow_inf_nan=False)
+    prices: _Prices | None
+    budget: Number | None = Field(gt=0)
+    extra_body: dict[str, Any] | None
+
+    @field_validator("budget")
+    @classmethod
+    def _is_countable(cls, budget: float | None, others: ValidationInfo) -> float | None:
+        if budget is not None and others.data.get("prices", ...) is None:
+            raise ValueError("needs prices")
+        return budget
+
+    @field_validator("extra_body")
+    @classmethod
+    def _is_extra(cls, fields: dict[str, Any] | None) -> dict[str, Any] | None:
+        if ours := {"messages", "model", "stream"} & (fields or {}).keys():
+            raise ValueError(f"{', '.join(sorted(ours))} cannot be set here")
+        return fields
+
+
+def _checked(**arguments: Any) -> _Settings:
+    try:
+        return _Settings(**arguments)
+    except ValidationError as error:
+        lines = "\n".join(
+            f"  sample.engine.extra.{'.'.join(map(str, wrong['loc']))}: "
+            f"{wrong['msg'].removeprefix('Value error, ')} (got {wrong['input']!r})"
+            for wrong in error.errors()
+        )
+        raise RecipeError(f"the openai engine cannot take:\n{lines}", hint="see docs/recipes.md") from error
+
+
+class _Failed(Exception):
+    """An attempt without an answer, which may be repeated.
+
+    Args:
+        why: for people.
+        down: the server was not reached, as opposed to: it failed at this request.
+        retry_after: seconds that the server wants to be left alone.
+    """
+
+    def __init__(self, why: str, *, down: bool = False, retry_after: float = 0.0) -> None:
+        super().__init__(why)
+        self.down, self.retry_after = down, retry_after
+
+
+@dataclass(eq=False)
+class _Server:
+    """One server of the fleet. Times are monotonic seconds.
+
+    Attributes:
+        in_flight: requests that it is working on for us.
+        rest_until: it asked not to be sent anything until then.
+        shunned_until: it failed; until then others are preferred.
+        error: why it last failed; empty as soon as it answers.
+    """
+
+    url: str
+    client: openai.AsyncOpenAI
+    in_flight: int = 0
+    rest_until: float = 0.0
+    shunned_until: float = 0.0
+    error: str = ""
+
+
+# -- usage and cost -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Usage:
+    """Answered requests, their tokens, and USD (0 without prices)."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+    def add(self, prompt_tokens: int, completion_tokens: int, cost: float) -> None:
+        self.requests += 1
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+        self.cost += cost
+
+
+@dataclass
+class Bill:
+    """What was answered, by this process and by all that share a file.
+
+    Args:
+        path: JSONL, appended to and never rewritten; None counts this process alone.
+        prices: USD per million tokens.
+    """
+
+    path: str | None
+    prices: _Prices | None
+    own: Usage = field(default_factory=Usage)
+    total: Usage = field(default_factory=Usage)
+
+    def __post_init__(self) -> None:
+        self._file: int | None = None
+        self._read_to = 0  # bytes
+        if self.path is not None:
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self.refresh()
+
+    def add(self, server: str, model: str, prompt_tokens: int, completion_tokens: int) -> None:
+        spent = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cost": 0.0}
+        if self.prices:
+            priced = prompt_tokens * self.prices.input + completion_tokens * self.prices.output
+            spent["cost"] = priced / 1e6
+        self.own.add(**spent)  # type: ignore[arg-type]
+        if self._file is None:
+            self.total = self.own
+            return
+        entry = {"time": round(time.time(), 3), "server": server, "model": model, **spent}
+        # One write of one short line: O_APPEND keeps those of several processes apart.
+        os.write(self._file, (json.dumps(entry) + "\n").encode())
+
+    def refresh(self) -> None:
+        """Read what everyone, this process included, appended since the last time."""
+        if self._file is None:
+            return
+        while block := os.pread(self._file, 1 << 20, self._read_to):
+            whole = block[: block.rfind(b"\n") + 1]
+            if not whole:
+                return
+            self._read_to += len(whole)
+            for line in whole.splitlines():
+                try:
+                    entry = json.loads(line)
+                    self.total.add(entry["prompt_tokens"], entry["completion_tokens"], entry["cost"])
+                except (ValueError, KeyError, TypeError):
+                    continue  # torn by a machine that went down
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+# -- answers ------------------------------------------------------------------------------------------
+
+
+def _read(content: bytes) -> tuple[list[Completion], tuple[int, int] | None]:
+    """The completions of an answer, and its tokens (prompt, all completions together) if it tells.
+
+    Raises:
+        _Failed: it is not a chat completion.
+    """
+    try:
+        answer = json.loads(content)
+        choices = [(c["message"].get("content") or "", c.get("finish_reason")) for c in answer["choices"]]
+        if not choices or not all(isinstance(text, str) for text, _ in choices):
+            raise TypeError
+        usage = answer.get("usage") or {}
+        prompt, generated = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _Failed(f"the answer is not a chat completion: {_short(content)}") from None
+    tokens = (prompt, generated) if isinstance(prompt, int) and isinstance(generated, int) else None
+    shares = _shares(tokens[1] if tokens else 0, [text for text, _ in choices])
+    completions = []
+    for (text, finish), share in zip(choices, shares, strict=True):
+        if finish == "content_filter":
+            completions.append(Completion.missing("the server's content filter withheld it"))
+        elif finish not in ("abort", "error"):  # what vLLM says when it is shut down or fails
+            completions.append(Completion.of(text, share, "length" if finish == "length" else "stop"))
+    return completions, tokens
+
+
+def _shares(total: int, texts: list[str]) -> list[int]:
+    """``total`` tokens divided among texts in proportion to their lengths; they sum to ``total``.
+
+    Servers tell the tokens of all n completions together, so this is exact for one text and an estimate for more.
+    """
+    ends = list(accumulate(len(text) + 1 for text in texts))  # the end token counts as well
+    return [after - before for before, after in pairwise([0, *(round(total * end / ends[-1]) for end in ends)])]
+
+
+def _said(error: openai.APIStatusError) -> str:
+    """The server's own words."""
+    message = error.body.get("message") if isinstance(error.body, dict) else None
+    return _short(message if isinstance(message, str) else error.response.content)
+
+
+def _short(text: str | bytes, length: int = 300) -> str:
+    line = " ".join((text if isinstance(text, str) else text.decode(errors="replace")).split())
+    return line if len(line) <= length else line[:length] + "…"
+
+
+def _retry_after(headers: Any) -> float:
+    """Seconds, 0 if the header is missing or unreadable. It is a number or a date (RFC 9110 §10.2.3)."""
+    value = headers.get("retry-after", "0")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return max(0.0, seconds)
