@@ -413,7 +413,11 @@ def measure_vllm(args: argparse.Namespace) -> dict[str, Any]:
         folder, log = str(Path(scratch) / "model"), Path(scratch) / "log"
 
         def worker(target: str, payload: dict[str, Any]) -> Any:
-            return run_all([spawn(f"round_efficiency:{target}", payload, name=target, log=log)])[0]
+            try:
+                return run_all([spawn(f"round_efficiency:{target}", payload, name=target, log=log)])[0]
+            except FlywheelError:
+                print(tail(log, 60), file=sys.stderr)
+                raise
 
         worker("make_checkpoint", {"folder": folder, "config": VLLM_MODEL})
         problems = load_task("countdown", {"style": args.style}).problems("train")

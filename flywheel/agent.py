@@ -53,7 +53,7 @@ def run(order: Order, screen: Screen) -> RunDir:
         FlywheelError: see ``flywheel.errors``; the run folder is resumable after each of them.
     """
     rank = Rank.from_env()
-    with _signals_raise():
+    with _signals_raise(rank):
         recipe = load_recipe(order.recipe, order.overrides)
         base = order.recipe.resolve().parent
         replicas(rank, recipe.engine.tensor_parallel, recipe.engine.cpu_replicas)
@@ -203,7 +203,7 @@ def _log_to(file: Path) -> None:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def _signals_raise(rank: Rank) -> Iterator[None]:
     """SIGINT and SIGTERM become ``Interrupted`` in the main thread; workers are then stopped and reaped."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -217,6 +217,10 @@ def _signals_raise() -> Iterator[None]:
     before: dict[int, Any] = {sig: signal.signal(sig, interrupt) for sig in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except BaseException:
+        # A launcher ends all ranks as soon as one stops; what this one has to say must still come out.
+        before = dict.fromkeys(before, signal.SIG_IGN) if rank.world > 1 else before
+        raise
     finally:
         for sig, handler in before.items():
             signal.signal(sig, handler)

@@ -24,6 +24,7 @@ from flywheel.types import Completion, Sampling
 
 pytestmark = pytest.mark.slow
 
+LOOP = asyncio.new_event_loop()  # an engine belongs to one
 QUESTIONS = [f"{n} and {n * n}, and then?" for n in range(24)]
 
 
@@ -35,7 +36,7 @@ def ask(engine: Engine, sampling: Sampling, questions: list[str] = QUESTIONS) ->
     async def all_at_once() -> list[list[Completion]]:
         return await asyncio.gather(*(engine.chat([{"role": "user", "content": q}], sampling) for q in questions))
 
-    return asyncio.run(all_at_once())
+    return LOOP.run_until_complete(all_at_once())
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_a_prompt_that_is_too_long_has_no_answer_and_the_others_do(engine: Engin
         messages = [[{"role": "user", "content": text}] for text in ("x" * 500, "1")]
         return await asyncio.gather(*(engine.chat(m, Sampling(max_tokens=4)) for m in messages), return_exceptions=True)
 
-    long, short = asyncio.run(both())
+    long, short = LOOP.run_until_complete(both())
     assert isinstance(long, NoAnswer) and "128" in long.message
     assert isinstance(short, list) and len(short) == 1
 

@@ -6,9 +6,11 @@ Requests join and leave its batch as rollouts ask; a prompt's n completions shar
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import os
 import tempfile
 from difflib import get_close_matches
@@ -38,10 +40,11 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The largest ranks that vLLM makes room for."""
 CPU_CACHE_LIMIT = 4 * 2**30
 _GRACE_SECONDS = 10.0
+_WATCH_SECONDS = 1.0
 
 
 class VllmEngine:
-    """A causal language model, or a LoRA adapter on its base, behind ``chat``.
+    """A causal language model, or a LoRA adapter on its base, behind ``chat``, for one event loop.
 
     Args:
         model: checkpoint folder or hub id; a PEFT adapter folder is served on its base model, unmerged.
@@ -115,27 +118,52 @@ class VllmEngine:
         self._sockets = tempfile.TemporaryDirectory(prefix="flywheel-vllm-")
         os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
         self._engine = _start({**values, **arguments})
+        self._processes = _children()
         self._seeded = seeded
         self._numbers = itertools.count()
+        self._waiting: set[asyncio.Task[Any]] = set()
+        self._watch: asyncio.Task[None] | None = None
+        self._dead = False
 
     async def chat(self, messages: list[Message], sampling: Sampling) -> list[Completion]:
         text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         prompt = tokens_input(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         number = str(next(self._numbers))
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._watch_processes())
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
         try:
             answers = self._engine.generate(prompt, self._params(sampling), number, lora_request=self._lora)
             [answer] = [answer async for answer in answers]  # FINAL_ONLY: one, with all completions
-        except EngineDeadError as error:
+        except (EngineDeadError, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError):
+                if not self._dead:
+                    raise
+                task.uncancel()
             raise EngineFailed("vLLM's engine process died", hint="its own words are in this worker's log") from error
         except (ValueError, VLLMValidationError) as error:  # a prompt that is longer than the context, say
             raise NoAnswer(f"vLLM refused the request: {error}") from error
+        finally:
+            self._waiting.discard(task)
         completions = [
             Completion.of(o.text, tokens=len(o.token_ids), finish="length" if o.finish_reason == "length" else "stop")
             for o in answer.outputs
         ]
         return completions * (sampling.n // len(completions))
 
+    async def _watch_processes(self) -> None:
+        """vLLM does not always tell those who wait that its engine core was killed; they would wait for ever."""
+        while all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in self._processes):
+            await asyncio.sleep(_WATCH_SECONDS)
+        self._dead = True
+        for task in self._waiting:
+            task.cancel()
+
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         children = _children()
         self._engine.shutdown(timeout=_GRACE_SECONDS)
         _end(children)
@@ -245,9 +273,9 @@ def _start(values: dict[str, Any]) -> AsyncLLM:
     model = values["model"]
     try:
         config = AsyncEngineArgs(**values).create_engine_config(UsageContext.LLM_CLASS)
-        if config.device_config.device_type == "cpu":
+        if config.device_config.device_type == "cpu" and multiprocessing.parent_process() is not None:
             # vLLM has just asked for "spawn", to bind its threads: two processes that import everything again,
-            # 20 s. Ours are not bound, and this process has run no OpenMP region that a fork could break.
+            # 20 s. Ours are not bound, and a worker has run no OpenMP region, which a fork would not survive.
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
         return AsyncLLM.from_vllm_config(config)
     except (ValueError, VLLMValidationError) as error:  # pydantic's too
