@@ -61,6 +61,7 @@ class Host:
         return done.stdout
 
     def down(self) -> None:
+        """As if the power failed."""
         assert self._holder.stdin
         self._holder.stdin.close()
         self._holder.wait(10)

@@ -6,12 +6,13 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
-from cluster import ADDRESSES, ROOT, Host, two_hosts
+from cluster import ADDRESSES, ROOT, Host, await_that, two_hosts
 from killing import assert_whole
 
 QUICK = ("rounds=1", "warmup.epochs=5", "sample.problems=64", "sample.chunk=4", "evaluate.problems=32")
@@ -24,23 +25,33 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
         yield both
 
 
-def launch(hosts: tuple[Host, Host], run: Path) -> list[tuple[int, str]]:
-    """The same command on each host; their exit codes and outputs."""
-    logs = [run.parent / f"{host.name}.out" for host in hosts]
-    common = {"NNODES": "2", "MASTER_ADDR": ADDRESSES["alpha"], "NPROC_PER_NODE": "1"}
+@dataclass
+class Launcher:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def end(self, limit: float = 300) -> tuple[int, str]:
+        """Exit code and output."""
+        return self.process.wait(limit), self.log.read_text()
+
+
+def launch(hosts: Sequence[Host], run: Path, *overrides: str) -> list[Launcher]:
+    """The same command on each host."""
+    common = {"NNODES": str(len(hosts)), "MASTER_ADDR": ADDRESSES[hosts[0].name], "NPROC_PER_NODE": "1"}
     common["CONFIG"] = "accelerate_configs/cpu.yaml"
-    command = ["launch/multi_node.sh", "recipes/smoke.yaml", "--run-dir", str(run), *QUICK]
-    started = [
-        host.start(*command, log=log, NODE_RANK=str(rank), **common)
+    command = ["launch/multi_node.sh", "recipes/smoke.yaml", "--run-dir", str(run), *QUICK, *overrides]
+    logs = [run.parent / f"{host.name}-of-{len(hosts)}.out" for host in hosts]
+    return [
+        Launcher(host.start(*command, log=log, NODE_RANK=str(rank), **common), log)
         for rank, (host, log) in enumerate(zip(hosts, logs, strict=True))
     ]
-    return [(process.wait(400), log.read_text()) for process, log in zip(started, logs, strict=True)]
 
 
 @pytest.mark.slow
 def test_two_hosts_sample_and_train_together(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    for code, output in launch(hosts, run):
+    for launcher in launch(hosts, run):
+        code, output = launcher.end()
         assert code == 0, output
     assert_whole(run)
     summary = json.loads((run / "rounds" / "001" / "round.json").read_text())
@@ -58,10 +69,29 @@ def test_a_host_that_does_not_see_the_run_folder_is_an_error_not_a_hang(
     runs = tmp_path / "runs"
     runs.mkdir()
     hosts[1].tell("mount", "-t", "tmpfs", "none", runs)
-    (code_0, said_0), (code_1, said_1) = launch(hosts, runs / "run")
+    (code_0, said_0), (code_1, said_1) = (launcher.end() for launcher in launch(hosts, runs / "run"))
     assert code_0 != 0 and code_1 != 0
     assert re.search(r"rank 1 has not answered for \d+ s; it was at starting", said_0), said_0
     assert re.search(r"this host \(beta\) see\s+the same folder", said_1), said_1
+
+
+@pytest.mark.slow
+def test_a_host_that_dies_ends_the_run_and_the_other_can_resume_it(hosts: tuple[Host, Host], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    survivor, _ = launch(hosts, run, "warmup.save_steps=10")
+    await_that(lambda: checkpoints(run, world=2) != [], "a checkpoint of the warm-up", 120, survivor.log.read_text)
+    hosts[1].down()
+    code, said = survivor.end(90)
+    assert code != 0
+    assert "10.77.0.2" in said or "rank 1 has not answered" in said, said
+    (again,) = launch(hosts[:1], run, "warmup.save_steps=10")
+    code, said = again.end()
+    assert code == 0, said
+    assert_whole(run)
+
+
+def checkpoints(run: Path, world: int) -> list[Path]:
+    return [*run.glob(f"rounds/000/.warmup.work/.trainer.{world}/checkpoint-*/complete.0")]
 
 
 def multi_node(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -58,8 +58,8 @@ class OpenAIEngine:
         retries: attempts after the first that one request may cost.
         patience: seconds without any answer from any server until the engine gives up.
         prices: USD per million tokens, ``{"input": …, "output": …}``.
-        budget: USD; no request is sent once the answers in ``usage_file`` have cost this much. Requests that are
-            in flight by then still cost something: at most ``concurrency`` of them per process.
+        budget: USD, for all answers in ``usage_file``. It can be passed by the price of an answer, and by what other
+            processes have in flight when it is reached.
         extra_body: further fields of every request, such as ``{"min_p": 0.1}``. It wins over what the engine
             sends, and null leaves a field out: ``{"max_tokens": None, "max_completion_tokens": 512}``.
         usage_file: JSONL, a line per answered request, shared by all processes of a run.
@@ -108,6 +108,8 @@ class OpenAIEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lifetime: AsyncGenerator[None, None] | None = None
         self._slots: asyncio.Semaphore
+        self._sent: int  # requests that a server is working on, and the event that one of them ended
+        self._landed: asyncio.Event
         self._fleet: list[_Server]
         self._model = self._find_model()
 
@@ -151,20 +153,22 @@ class OpenAIEngine:
             async with self._slots:
                 with self._one_of_the_fleet(server) as server:
                     await asyncio.sleep(max(0.0, server.rest_until - time.monotonic()))
+                    await self._wait_for_budget()
                     sent = time.monotonic()
                     first_sent = first_sent or sent
                     try:
                         return await self._attempt(server, messages, body)
-                    except _Failed as failure:
-                        silent = self._note_failure(server, failure, sent)
-                        # Where others were answered since, the silence is this request's own: its retries end it.
-                        if silent >= self._set.patience and (failure.down or self._answered < first_sent):
-                            raise self._nobody_answers(silent) from failure
-                        failures += not failure.down or self._answered > sent
-                        if failures > self._set.retries:
-                            raise NoAnswer(f"no answer in {attempts + 1} attempts; the last: {failure}") from failure
-            await asyncio.sleep(self._pause(attempts))
+                    except _Failed as error:
+                        failure = error
+            silent = self._note_failure(server, failure, sent)
+            # Where others were answered since, the silence is this request's own, and its retries end it.
+            if silent >= self._set.patience and (failure.down or self._answered < first_sent):
+                raise self._nobody_answers(silent) from failure
             attempts += 1
+            failures += not failure.down or self._answered > sent
+            if failures > self._set.retries:
+                raise NoAnswer(f"no answer in {attempts} attempts; the last: {failure}") from failure
+            await asyncio.sleep(self._pause(attempts))
 
     def _body(self, sampling: Sampling) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -180,7 +184,7 @@ class OpenAIEngine:
         return {key: value for key, value in body.items() if value is not None}
 
     async def _attempt(self, server: _Server, messages: list[Message], body: dict[str, Any]) -> list[Completion]:
-        self._check_budget()
+        self._sent += 1
         try:
             # The client's own timeout is for each read: a server that trickles bytes would never meet it.
             async with asyncio.timeout(self._set.timeout):
@@ -189,28 +193,45 @@ class OpenAIEngine:
                     messages=messages,  # type: ignore[arg-type]
                     extra_body=body,
                 )
+            completions, tokens = _read(answer.content)
+            self._note_answer(server)
+            self._charge(server, tokens)
         except (openai.APIError, TimeoutError) as error:
             raise self._meaning(error, server.url) from error
-        completions, tokens = _read(answer.content)
-        self._note_answer(server)
-        if tokens is None and self._bill.prices:
-            message = f"{server.url} does not say how many tokens it used: what it costs is unknown"
-            raise RecipeError(message, hint="leave sample.engine.extra.prices and budget out")
-        self._bill.add(server.url, self._model, *(tokens or (0, 0)))
+        finally:
+            self._sent -= 1
+            self._landed.set()
         if not completions:
             raise _Failed("the server broke off every completion")
         return completions
 
-    def _check_budget(self) -> None:
-        if self._set.budget is None:
-            return
-        self._bill.refresh()
-        if self._bill.total.cost >= self._set.budget:
-            raise BudgetSpent(
-                f"the budget is spent: {self._bill.total.cost:.4f} of {self._set.budget:g} USD "
-                f"for {self._bill.total.requests:,} answers",
-                hint="raise sample.engine.extra.budget; the same command resumes",
-            )
+    def _charge(self, server: _Server, tokens: tuple[int, int] | None) -> None:
+        if tokens is None and self._set.prices:
+            message = f"{server.url} does not say how many tokens it used: what it costs is unknown"
+            raise RecipeError(message, hint="leave sample.engine.extra.prices and budget out")
+        self._bill.add(server.url, self._model, *(tokens or (0, 0)))
+
+    async def _wait_for_budget(self) -> None:
+        """Return when one more request fits; what is in flight is expected to cost what answers cost so far.
+
+        The very first request of a run therefore goes alone.
+
+        Raises:
+            BudgetSpent: it does not fit, and nothing is in flight whose answer would be lost.
+        """
+        budget, total = self._set.budget, self._bill.total
+        while budget is not None:
+            self._bill.refresh()
+            each = total.cost / total.requests if total.requests else budget
+            if total.cost + self._sent * each < budget:
+                return
+            if not self._sent:
+                raise BudgetSpent(
+                    f"the budget is spent: {total.cost:.4f} of {budget:g} USD for {total.requests:,} answers",
+                    hint="raise sample.engine.extra.budget; the same command resumes",
+                )
+            self._landed.clear()
+            await self._landed.wait()
 
     # -- servers --------------------------------------------------------------------------------------
 
@@ -220,6 +241,8 @@ class OpenAIEngine:
         if self._loop is not loop:
             self._loop = loop
             self._slots = asyncio.Semaphore(self._set.concurrency)
+            self._landed = asyncio.Event()
+            self._sent = 0
             self._lifetime = self._connections()
             await anext(self._lifetime)
 
@@ -290,8 +313,8 @@ class OpenAIEngine:
         )
 
     def _pause(self, attempts: int) -> float:
-        """Seconds before the next attempt; random, so that those who failed together do not return together."""
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts, 30))
+        """Seconds after a number of attempts; random, so that those who failed together do not return together."""
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts - 1, 30))
         return float(longest * self._jitter.uniform(0.5, 1.0))
 
     def _meaning(self, error: openai.APIError | TimeoutError, url: str) -> FlywheelError | _Failed:
@@ -502,7 +525,7 @@ class Bill:
             spent["cost"] = priced / 1e6
         self.own.add(**spent)  # type: ignore[arg-type]
         if self._file is None:
-            self.total = self.own
+            self.total.add(**spent)  # type: ignore[arg-type]
             return
         entry = {"time": round(time.time(), 3), "server": server, "model": model, **spent}
         # One write of one short line: O_APPEND keeps those of several processes apart.
