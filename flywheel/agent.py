@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flywheel.devices import alone, replicas
+from flywheel.devices import alone, launch_findings, replicas, sharding
 from flywheel.engines import modules
 from flywheel.errors import DiskFull, FlywheelError, Interrupted, RecipeError
 from flywheel.loop import run_rounds
@@ -132,10 +132,11 @@ def inspect(recipe: Recipe, base: Path, world: int, worker_log: Path) -> dict[st
         "model": model,
         "chat_template": template_of(recipe, base),
         "world": world,
+        "sharding": sharding(),
     }
     worker = spawn("flywheel.stages.preflight:work", payload, name="preflight", log=worker_log, env=alone())
     result: dict[str, list[str]] = run_all([worker])[0]
-    return result
+    return {**result, "findings": launch_findings() + result["findings"]}
 
 
 def refuse(findings: list[str]) -> None:

@@ -65,3 +65,25 @@ def generation_env(gpus: list[str]) -> dict[str, str | None]:
 def alone() -> dict[str, str | None]:
     """Environment of a worker that must not take part in the launcher's process group."""
     return dict.fromkeys(SCRUBBED, None)
+
+
+def sharding() -> str:
+    """How accelerate's config shards the training: "", "zero2", "zero3", "fsdp", the latter perhaps with "-offload"."""
+    env = {key: value.lower() for key, value in os.environ.items()}
+    if env.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        parked = {env.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{what}_DEVICE", "none") for what in ("OPTIMIZER", "PARAM")}
+        return f"zero{env.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}" + ("-offload" if parked != {"none"} else "")
+    if env.get("ACCELERATE_USE_FSDP") == "true":
+        return "fsdp-offload" if env.get("FSDP_OFFLOAD_PARAMS") == "true" else "fsdp"
+    return ""
+
+
+def launch_findings() -> list[str]:
+    """What in accelerate's config would only show when the first checkpoint is saved, after hours perhaps."""
+    how = sharding()
+    if how.startswith("zero3") and os.environ.get("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL", "").lower() != "true":
+        return ["accelerate's config needs `zero3_save_16bit_model: true`: checkpoints would have no weights"]
+    kind = os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
+    if how.startswith("fsdp") and kind != "FULL_STATE_DICT":
+        return [f"accelerate's config needs `fsdp_state_dict_type: FULL_STATE_DICT`, not {kind}"]
+    return []

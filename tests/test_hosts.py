@@ -19,6 +19,9 @@ QUICK = ("rounds=1", "warmup.epochs=5", "sample.problems=64", "sample.chunk=4", 
 """Enough warm-up for right and wrong answers, so that SFT and DPO have something to do."""
 
 
+CPU = ROOT / "accelerate_configs" / "cpu.yaml"
+
+
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
     with two_hosts(tmp_path) as both:
@@ -35,10 +38,10 @@ class Launcher:
         return self.process.wait(limit), self.log.read_text()
 
 
-def launch(hosts: Sequence[Host], run: Path, *overrides: str) -> list[Launcher]:
+def launch(hosts: Sequence[Host], run: Path, *overrides: str, config: Path = CPU) -> list[Launcher]:
     """The same command on each host."""
     common = {"NNODES": str(len(hosts)), "MASTER_ADDR": ADDRESSES[hosts[0].name], "NPROC_PER_NODE": "1"}
-    common["CONFIG"] = "accelerate_configs/cpu.yaml"
+    common["CONFIG"] = str(config)
     command = ["launch/multi_node.sh", "recipes/smoke.yaml", "--run-dir", str(run), *QUICK, *overrides]
     logs = [run.parent / f"{host.name}-of-{len(hosts)}.out" for host in hosts]
     return [
@@ -48,9 +51,12 @@ def launch(hosts: Sequence[Host], run: Path, *overrides: str) -> list[Launcher]:
 
 
 @pytest.mark.slow
-def test_two_hosts_sample_and_train_together(hosts: tuple[Host, Host], tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    for launcher in launch(hosts, run):
+@pytest.mark.parametrize("name", ["cpu.yaml", "multi_node_zero3.yaml"])
+def test_two_hosts_sample_and_train_together(name: str, hosts: tuple[Host, Host], tmp_path: Path) -> None:
+    run, config = tmp_path / "run", tmp_path / name
+    shipped = yaml.safe_load((ROOT / "accelerate_configs" / name).read_text())
+    config.write_text(yaml.safe_dump({**shipped, "use_cpu": True}))
+    for launcher in launch(hosts, run, config=config):
         code, output = launcher.end()
         assert code == 0, output
     assert_whole(run)

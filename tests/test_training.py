@@ -16,6 +16,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from flywheel.devices import launch_findings, sharding
 from flywheel.engines.checkpoint import chars_tokenizer, make_model
 from flywheel.errors import RecipeError, StageFailed, UserError
 from flywheel.files import read_json, write_rows
@@ -24,7 +25,7 @@ from flywheel.stages.schemas import PAIRS, SFT
 from flywheel.training import train
 from flywheel.training.config import dpo_config, sft_config
 from flywheel.training.data import dpo_dataset, sft_dataset
-from flywheel.training.preflight import check_launch
+from flywheel.training.preflight import _training_bytes
 from flywheel.training.save import check_weights
 
 
@@ -178,9 +179,23 @@ def test_a_checkpoint_with_missing_or_empty_weights_is_refused(tmp_path: Path) -
 
 
 def test_an_accelerate_config_that_could_not_save_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check_launch() == []
+    assert (sharding(), launch_findings()) == ("", [])
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
-    assert "zero3_save_16bit_model" in check_launch()[0]
+    assert sharding() == "zero3" and "zero3_save_16bit_model" in launch_findings()[0]
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu")
+    assert sharding() == "zero3-offload" and launch_findings() == []
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert "FULL_STATE_DICT`, not SHARDED_STATE_DICT" in check_launch()[0]
+    assert sharding() == "fsdp" and "FULL_STATE_DICT`, not SHARDED_STATE_DICT" in launch_findings()[0]
+
+
+def test_the_memory_estimate_knows_of_shards() -> None:
+    def need(section: Sft | Dpo, world: int, how: str) -> float:
+        return _training_bytes(1000, section, world, how) / 1000
+
+    assert (need(Sft(), 1, ""), need(Sft(), 4, "")) == (16, 16)
+    assert (need(Sft(), 4, "zero2"), need(Sft(), 4, "zero3"), need(Sft(), 4, "fsdp")) == (7, 4, 4)
+    assert (need(Dpo(), 4, "zero3"), need(Dpo(), 4, "zero3-offload")) == (5, 0)
+    assert need(Sft.model_validate({"lora": {}}), 1, "") == 2

@@ -18,12 +18,12 @@ from flywheel.workers import Report
 def work(payload: dict[str, Any], report: Report) -> dict[str, list[str]]:
     """Worker: look at everything, stop at nothing.
 
-    Payload: ``recipe`` (resolved), ``base``, ``model``, ``chat_template``, ``world``.
+    Payload: ``recipe`` (resolved), ``base``, ``model``, ``chat_template``, ``world``, ``sharding``.
 
     Returns:
         ``findings`` (each makes the recipe unusable) and ``notes``.
     """
-    from flywheel.training.preflight import check_launch, check_model, check_training
+    from flywheel.training.preflight import check_model, check_training
 
     recipe = Recipe.model_validate(payload["recipe"])
     findings: list[str] = []
@@ -43,8 +43,9 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, list[str]]:
         found = check_task(task, needs_demonstrations=recipe.warmup is not None)
         findings += [f"task {recipe.task.use}: {finding}" for finding in found]
         notes += _short_split(task, recipe)
-    findings += check_training(recipe, payload["world"]) + check_launch()
-    model_findings, model_notes = check_model(recipe, payload["model"], payload["chat_template"])
+    findings += check_training(recipe, payload["world"])
+    launch = (payload["world"], payload["sharding"])
+    model_findings, model_notes = check_model(recipe, payload["model"], payload["chat_template"], *launch)
     return {"findings": findings + model_findings, "notes": notes + model_notes}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,21 +36,17 @@ def check_training(recipe: Recipe, world: int) -> list[str]:
     return findings
 
 
-def check_launch() -> list[str]:
-    """What in accelerate's config would only show when the first checkpoint is saved, after hours perhaps."""
-    env = {key: value.lower() for key, value in os.environ.items()}
-    findings = []
-    stage, gathers = env.get("ACCELERATE_DEEPSPEED_ZERO_STAGE"), env.get("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL")
-    if stage == "3" and gathers != "true":
-        findings.append("accelerate's config needs `zero3_save_16bit_model: true`: checkpoints would have no weights")
-    kind = env.get("FSDP_STATE_DICT_TYPE", "sharded_state_dict")
-    if env.get("ACCELERATE_USE_FSDP") == "true" and kind != "full_state_dict":
-        findings.append(f"accelerate's config needs `fsdp_state_dict_type: FULL_STATE_DICT`, not {kind.upper()}")
-    return findings
-
-
-def check_model(recipe: Recipe, model: str | dict[str, Any], chat_template: str | None) -> tuple[list[str], list[str]]:
+def check_model(
+    recipe: Recipe, model: str | dict[str, Any], chat_template: str | None, world: int, sharding: str
+) -> tuple[list[str], list[str]]:
     """Whether the model can be loaded, talked to and trained here.
+
+    Args:
+        recipe: all of it.
+        model: folder, hub id or scratch spec.
+        chat_template: the recipe's, or None.
+        world: training processes.
+        sharding: as ``devices.sharding`` says.
 
     Returns:
         findings: what is wrong.
@@ -73,7 +68,7 @@ def check_model(recipe: Recipe, model: str | dict[str, Any], chat_template: str 
         tokenizer.apply_chat_template([{"role": "user", "content": "1"}], add_generation_prompt=True, tokenize=False)
     except UserError as error:
         return [error.message + (f" ({error.hint})" if error.hint else "")], []
-    return _memory(recipe, parameters)
+    return _memory(recipe, parameters, world, sharding)
 
 
 def _weights_are_readable(model: str) -> None:
@@ -89,22 +84,40 @@ def _weights_are_readable(model: str) -> None:
             pass
 
 
-def _memory(recipe: Recipe, parameters: int) -> tuple[list[str], list[str]]:
+def _memory(recipe: Recipe, parameters: int, world: int, sharding: str) -> tuple[list[str], list[str]]:
     sections: list[Training] = [s for s in (recipe.warmup, recipe.sft, recipe.dpo) if s is not None]
-    need = max((_training_bytes(parameters, s) for s in sections), default=0)
+    need = max((_training_bytes(parameters, s, world, sharding) for s in sections), default=0.0)
     gpu = torch.cuda.is_available()
     have = torch.cuda.get_device_properties(0).total_memory if gpu else psutil.virtual_memory().available
     where = "GPU memory" if gpu else "memory"
-    told = (
-        f"{parameters:,} parameters; training needs at least {need / 2**30:.1f} GiB of {have / 2**30:.1f} GiB {where}"
-    )
+    each = f" on each of {world} processes" if world > 1 else ""
+    asked = f"{need / 2**30:.1f} GiB{each} of {have / 2**30:.1f} GiB {where}"
+    told = f"{parameters:,} parameters; training needs at least {asked}"
+    findings = []
     if need > have:
-        return [f"the model does not fit: {told} (use `lora`, DeepSpeed ZeRO-3, or a smaller model)"], [told]
-    return [], [told]
+        findings.append(f"the model does not fit: {told} (use `lora`, DeepSpeed ZeRO-3, or a smaller model)")
+    engine = recipe.engine
+    weights, room = 2 * parameters / engine.tensor_parallel, engine.memory * have
+    if gpu and weights > room:
+        findings.append(
+            f"the model does not fit for sampling: {weights / 2**30:.1f} GiB of weights on each of "
+            f"{engine.tensor_parallel} GPUs, with room for {room / 2**30:.1f} GiB (raise engine.tensor_parallel)"
+        )
+    return findings, [told]
 
 
-def _training_bytes(parameters: int, section: Training) -> int:
-    """Weights, gradients and AdamW's two moments in float32; a frozen bfloat16 base under LoRA; DPO's reference."""
-    state = 2 * parameters if section.lora is not None else 16 * parameters
-    reference = (2 if section.lora is not None else 4) * parameters if isinstance(section, Dpo) else 0
-    return state + reference
+def _training_bytes(parameters: int, section: Training, world: int, sharding: str) -> float:
+    """Bytes on each device: weights, gradients, AdamW's moments, DPO's reference; activations come on top.
+
+    ZeRO-2 shards gradients and moments, ZeRO-3 and FSDP the weights as well (Rajbhandari et al. 2020, figure 1).
+    Offloaded states are not counted as if they were: they may fit where this says no, so it says nothing then.
+    """
+    if sharding.endswith("offload"):
+        return 0.0
+    adapters = section.lora is not None
+    weights = (2 if adapters else 4) * parameters
+    state = 0 if adapters else 12 * parameters
+    reference = weights if isinstance(section, Dpo) else 0
+    if sharding in ("zero3", "fsdp"):
+        return (weights + state + reference) / world
+    return weights + reference + (state / world if sharding == "zero2" else state)

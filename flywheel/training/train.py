@@ -7,7 +7,6 @@ checkpoint; on a CPU the result is bit for bit that of an uninterrupted run.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
+from flywheel.devices import sharding
 from flywheel.engines.checkpoint import load_tokenizer, loading_errors, make_model
 from flywheel.errors import UserError
 from flywheel.files import write_json
@@ -138,7 +138,7 @@ def _refuse_empty(data: Dataset, section: Training) -> None:
 def _scratch(payload: dict[str, Any]) -> Path:
     """The Trainer's folder. It is bound to processes and backend: optimizer shards do not move."""
     work = Path(payload["work"])
-    scratch = work / f".trainer.{payload['world']}{backend()}"
+    scratch = work / f".trainer.{payload['world']}.{sharding()}".rstrip(".")
     for other in work.glob(".trainer.*"):
         if other != scratch and payload["rank"] == 0:
             print(f"{other.name} is of another number or kind of processes: the stage starts from its input model")
@@ -147,20 +147,13 @@ def _scratch(payload: dict[str, Any]) -> Path:
     return scratch
 
 
-def backend() -> str:
-    """How accelerate's config shards the training: "", ".zero2", ".zero3", ".fsdp"."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        return f".zero{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"
-    return ".fsdp" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else ""
-
-
 def shard_on_cpus_too() -> None:
     """Let FSDP run without accelerators, where accelerate would quietly train by plain data parallelism instead.
 
     It reads FSDP's settings only for ranks that are of some GPU's kind; nothing that FSDP2 does needs one.
     """
     shared = PartialState._shared_state
-    if backend() == ".fsdp" and shared.get("distributed_type") == DistributedType.MULTI_CPU:
+    if sharding().startswith("fsdp") and shared.get("distributed_type") == DistributedType.MULTI_CPU:
         shared["distributed_type"] = DistributedType.MULTI_GPU
 
 
