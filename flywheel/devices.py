@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from flywheel.errors import RecipeError
+from flywheel.errors import EngineFailed, RecipeError
 from flywheel.session import Rank
+
+RELEASE_LIMIT = 60.0
+RELEASE_SLACK = 512 * 2**20
+"""Bytes more than before that still count as given back: drivers and neighbours breathe."""
 
 SCRUBBED = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE",
@@ -50,6 +58,61 @@ def replicas(rank: Rank, tensor_parallel: int, cpu_replicas: int) -> list[list[s
         )
     groups = [gpus[i : i + tensor_parallel] for i in range(0, len(gpus), tensor_parallel)]
     return groups[rank.local :: rank.local_world]
+
+
+def memory_in_use(gpus: list[str]) -> dict[str, int]:
+    """Bytes in use on each GPU, by whomever. Asked of the driver: no CUDA context is made."""
+    if not gpus:
+        return {}
+    with _driver() as nvml:
+        return {gpu: int(nvml.nvmlDeviceGetMemoryInfo(_handle(nvml, gpu)).used) for gpu in gpus}
+
+
+def await_release(before: dict[str, int], workers: Collection[int], limit: float = RELEASE_LIMIT) -> None:
+    """Wait until ended workers have given back their GPU memory, which the driver may take seconds for.
+
+    Args:
+        before: ``memory_in_use`` when they started. What others have taken since is not held against them.
+        workers: process groups of the workers.
+        limit: seconds to wait.
+
+    Raises:
+        EngineFailed: naming the GPU and those of the workers' processes that still hold memory on it.
+    """
+    deadline = time.monotonic() + limit
+    while fuller := [gpu for gpu, used in memory_in_use(list(before)).items() if used > before[gpu] + RELEASE_SLACK]:
+        if time.monotonic() > deadline:
+            if left := {gpu: holders for gpu in fuller if (holders := _holders(gpu, workers))}:
+                told = "; ".join(f"GPU {gpu}: processes {', '.join(map(str, pids))}" for gpu, pids in left.items())
+                raise EngineFailed(f"GPU memory was not given back within {limit:.0f} s: {told}", hint="kill them")
+            return
+        time.sleep(0.2)
+
+
+def _holders(gpu: str, groups: Collection[int]) -> list[int]:
+    with _driver() as nvml:
+        pids = [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(_handle(nvml, gpu))]
+    ours = []
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(pid) in groups:
+                ours.append(pid)
+    return ours
+
+
+@contextmanager
+def _driver() -> Iterator[Any]:
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _handle(nvml: Any, gpu: str) -> Any:
+    return nvml.nvmlDeviceGetHandleByIndex(int(gpu)) if gpu.isdigit() else nvml.nvmlDeviceGetHandleByUUID(gpu)
 
 
 def cpu_threads(rank: Rank, engines: int) -> int:

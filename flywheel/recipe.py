@@ -372,6 +372,12 @@ OPERATIONAL = frozenset({"cpu_replicas", "tensor_parallel", "memory", "micro_bat
 """Keys that say how to run, not what comes out: they may change at any time, also on another machine."""
 
 
+OPERATIONAL_OPENAI = frozenset(
+    {"servers", "api_key_env", "concurrency", "timeout", "retries", "patience", "prices", "budget"}
+)
+"""The same among the openai engine's ``extra``."""
+
+
 def select(resolved: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """The parts of a resolved recipe that a stage depends on, by dotted keys, without operational ones."""
     chosen: dict[str, Any] = {}
@@ -387,6 +393,8 @@ def select(resolved: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 def _without_operational(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
+    if value.get("use") == "openai" and isinstance(value.get("extra"), dict):
+        value = {**value, "extra": {k: v for k, v in value["extra"].items() if k not in OPERATIONAL_OPENAI}}
     return {k: _without_operational(v) for k, v in value.items() if k not in OPERATIONAL}
 
 

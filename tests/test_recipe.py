@@ -13,7 +13,7 @@ import yaml
 from flywheel.cli.recipe_docs import render
 from flywheel.curate import make_filters
 from flywheel.errors import RecipeError
-from flywheel.recipe import Recipe, differing_keys, load_recipe, parse_recipe
+from flywheel.recipe import Recipe, differing_keys, load_recipe, parse_recipe, select
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -190,3 +190,14 @@ def test_the_page_s_recipe_and_chat_template_work() -> None:
     prompt = template.render(messages=asked, add_generation_prompt=True, eos_token="</s>")
     whole = template.render(messages=[*asked, {"role": "assistant", "content": "4"}], eos_token="</s>")
     assert whole.startswith(prompt + "4</s>")
+
+
+def test_a_teacher_stands_under_sample_and_its_budget_may_change_at_any_time() -> None:
+    assert "put it under sample.engine" in complaint({**SMALLEST, "engine": {"use": "openai"}})
+    teacher = {"use": "openai", "extra": {"servers": ["http://a/v1"], "model": "m", "budget": 1.0}}
+    one = parse_recipe({**SMALLEST, "sample": {"engine": teacher}}).model_dump(mode="json")
+    raised = {**teacher, "batch_size": 512, "extra": {**teacher["extra"], "servers": "http://b/v1", "budget": 2.0}}
+    other = parse_recipe({**SMALLEST, "sample": {"engine": raised}}).model_dump(mode="json")
+    assert select(one, ["sample"]) == select(other, ["sample"])
+    another = parse_recipe({**SMALLEST, "sample": {"engine": {**teacher, "extra": {"model": "n"}}}})
+    assert select(one, ["sample"]) != select(another.model_dump(mode="json"), ["sample"])

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from flywheel.devices import cpu_threads, generation_env, replicas
+from flywheel.devices import await_release, cpu_threads, generation_env, memory_in_use, replicas
 from flywheel.engines import EngineSpec
 from flywheel.engines.base import derive_seed
 from flywheel.recipe import EngineUse
@@ -68,26 +68,38 @@ def sample_and_verify(
         problems,
         sum(job.count * sampling["n"] for job, sampling in jobs),
     )
-    samplers = []
-    if any(job.missing(job.samples) for job, _ in jobs):
-        samplers = _start_samplers(ctx, stage, policy, engine, common, meter)
+    groups = _groups(ctx, engine) if any(job.missing(job.samples) for job, _ in jobs) else []
+    used = memory_in_use([gpu for group in groups for gpu in group])
+    samplers = _start_samplers(ctx, stage, policy, engine, groups, common, meter)
     verifiers = _start_verifiers(ctx, stage, common, meter) if any(j.missing(j.verdicts) for j, _ in jobs) else []
     try:
         results = ctx.finish(*samplers, *verifiers)
     finally:
         meter.close()
+    await_release(used, {worker.process.pid for worker in samplers})
     ctx.session.wait(
         lambda: not any(job.missing(job.samples) or job.missing(job.verdicts) for job, _ in jobs),
         f"the other ranks' chunks of {stage.label}",
     )
-    keys = ("completions", "tokens", "undecided")
+    paid = {key for result in results for key in result if key in ("requests", "prompt_tokens", "cost")}
+    keys = ("completions", "tokens", "undecided", *sorted(paid))
     return {key: sum(result.get(key, 0) for result in results) for key in keys}
 
 
+def _groups(ctx: Context, engine: EngineUse) -> list[list[str]]:
+    """The GPUs of each of this rank's engines; servers have devices of their own."""
+    return [[]] if engine.use == "openai" else replicas(ctx.rank, engine.tensor_parallel, engine.cpu_replicas)
+
+
 def _start_samplers(
-    ctx: Context, stage: StageDir, policy: Checkpoint, engine: EngineUse, common: dict[str, Any], meter: _Meter
+    ctx: Context,
+    stage: StageDir,
+    policy: Checkpoint,
+    engine: EngineUse,
+    groups: list[list[str]],
+    common: dict[str, Any],
+    meter: _Meter,
 ) -> list[Worker]:
-    groups = replicas(ctx.rank, engine.tensor_parallel, engine.cpu_replicas)
     number = int(stage.round_dir.name)
     spec = EngineSpec(
         **engine.model_dump(mode="json", exclude={"cpu_replicas", "extra"}),

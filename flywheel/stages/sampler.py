@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     ``policy``, ``round``, ``seed``.
 
     Returns:
-        Counts: ``chunks``, ``completions``, ``tokens``.
+        Counts: ``chunks``, ``completions``, ``tokens``, and of a paid engine its ``Usage``.
     """
     with report.span("load"):
         task = load_task(payload["task"]["use"], payload["task"]["args"], Path(payload["task"]["base"]))
@@ -60,7 +60,8 @@ async def _sample_all(task: Task, engine: Engine, payload: dict[str, Any], repor
             await _sample_part(part, task, engine, payload, report, counts)
 
     await asyncio.gather(*(lane() for _ in range(_lanes(engine, payload))))
-    return {key: counts[key] for key in ("chunks", "completions", "tokens")}
+    used = getattr(engine, "usage", None)  # of engines that are paid for
+    return {key: counts[key] for key in ("chunks", "completions", "tokens")} | (asdict(used) if used else {})
 
 
 def _lanes(engine: Engine, payload: dict[str, Any]) -> int:

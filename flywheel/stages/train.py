@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flywheel.devices import visible_gpus
+from flywheel.devices import await_release, memory_in_use, visible_gpus
 from flywheel.files import read_json, read_rows, write_json, write_rows
 from flywheel.recipe import Dpo, Training
 from flywheel.stagedir import StageDir
@@ -131,6 +131,7 @@ def _run_trainer(
         elif message == "log":
             ctx.tracker.train(stage.name, int(stage.round_dir.name), values["step"], values["values"])
 
+    used = memory_in_use(visible_gpus()[ctx.rank.local :][:1])
     worker = ctx.start(
         stage,
         f"flywheel.training.train:{kind}",
@@ -142,6 +143,7 @@ def _run_trainer(
         info: dict[str, Any] = ctx.finish(worker)[0]
     finally:
         bar.close()
+    await_release(used, {worker.process.pid})
     return info
 
 
