@@ -66,6 +66,8 @@ def test_two_hosts_sample_and_train_together(name: str, hosts: tuple[Host, Host]
         rows = [json.loads(line) for line in (run / f"timeline.rank{rank}.jsonl").read_text().splitlines()]
         busy = {(row["stage"], row["phase"]) for row in rows if row["phase"] in ("sample", "train")}
         assert {("warmup", "train"), ("sft", "train"), ("dpo", "train"), ("samples", "sample")} <= busy
+    backend = (run / "logs" / "latest" / "rank1.001.sft.log").read_text()
+    assert {"cpu.yaml": "backend: ddp"}.get(name, "zero3") in backend
 
 
 @pytest.mark.slow

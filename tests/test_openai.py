@@ -574,7 +574,7 @@ def test_a_price_without_usage_is_an_error(serve: Serve) -> None:
 
 def test_writers_share_a_usage_file_and_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "usage.jsonl"
-    prices = openai._Prices(input=1.0, output=0.0)
+    prices = openai.Prices(input=1.0, output=0.0)
     bills = [Bill(str(path), prices) for _ in range(8)]
 
     def write(bill: Bill) -> None:

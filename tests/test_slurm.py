@@ -61,7 +61,7 @@ def test_a_preempted_job_is_requeued_and_gives_what_an_undisturbed_run_gives(
 def test_two_nodes_outlive_a_time_limit_and_a_preemption_with_grace(slurm: Slurm, tmp_path: Path) -> None:
     run = tmp_path / "run"
     # The script asks for a signal two minutes before the limit: it comes as soon as Slurm looks, within half a minute.
-    job = submit(slurm, run, "rounds=4", nodes=2, partition="graced", time="2")
+    job = submit(slurm, run, "rounds=8", nodes=2, partition="graced", time="2")
     job.await_restart(1, limit=120)
     assert "it goes back to the queue" in job.output()
 
