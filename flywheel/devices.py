@@ -41,7 +41,7 @@ def replicas(rank: Rank, tensor_parallel: int, cpu_replicas: int) -> list[list[s
         cpu_replicas: engines per agent where there is no GPU.
 
     Raises:
-        RecipeError: ``tensor_parallel`` does not divide this host's GPUs.
+        RecipeError: ``tensor_parallel`` does not divide this host's GPUs, or more ranks were launched than it has.
     """
     gpus = visible_gpus()
     if not gpus:
@@ -51,6 +51,11 @@ def replicas(rank: Rank, tensor_parallel: int, cpu_replicas: int) -> list[list[s
                 hint="set engine.tensor_parallel=1",
             )
         return [[] for _ in range(cpu_replicas)]
+    if rank.local_world > len(gpus):
+        raise RecipeError(
+            f"{rank.local_world} processes were launched on this host, which has {len(gpus)} GPUs",
+            hint=f"accelerate launch --num_processes {len(gpus)} …, or CUDA_VISIBLE_DEVICES= to train on its CPUs",
+        )
     if len(gpus) % tensor_parallel:
         raise RecipeError(
             f"engine.tensor_parallel is {tensor_parallel}, which does not divide this host's {len(gpus)} GPUs",

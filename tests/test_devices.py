@@ -1,4 +1,4 @@
-"""GPU memory after a stage. The driver is played here: what is tested is the waiting and the blame."""
+"""Who gets which GPU, and their memory after a stage. The driver is played here: the waiting and the blame are ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flywheel import devices
-from flywheel.errors import EngineFailed
+from flywheel.errors import EngineFailed, RecipeError
+from flywheel.session import Rank
 
 GIB = 2**30
 
@@ -56,3 +57,15 @@ def test_a_worker_that_keeps_memory_is_named_and_a_neighbour_is_not_blamed(drive
 def test_without_a_gpu_there_is_nothing_to_wait_for() -> None:
     assert devices.memory_in_use([]) == {}
     devices.await_release({}, {1})
+
+
+def test_each_rank_leads_its_own_groups_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    two = [Rank(index=i, world=2, local=i, local_world=2) for i in range(2)]
+    assert [devices.replicas(rank, 1, 1) for rank in two] == [[["0"], ["2"]], [["1"], ["3"]]]
+    assert [devices.replicas(rank, 2, 1) for rank in two] == [[["0", "1"]], [["2", "3"]]]
+    assert [devices.replicas(rank, 4, 1) for rank in two] == [[["0", "1", "2", "3"]], []]
+    with pytest.raises(RecipeError, match="3, which does not divide this host's 4 GPUs"):
+        devices.replicas(two[0], 3, 1)
+    with pytest.raises(RecipeError, match="8 processes were launched on this host, which has 4 GPUs"):
+        devices.replicas(Rank(index=0, world=8, local=0, local_world=8), 1, 1)
