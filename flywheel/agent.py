@@ -14,7 +14,7 @@ from typing import Any
 
 from flywheel.devices import alone, launch_findings, replicas, sharding
 from flywheel.engines import modules
-from flywheel.errors import DiskFull, FlywheelError, Interrupted, RecipeError
+from flywheel.errors import DiskFull, FlywheelError, Interrupted, RecipeError, StageFailed
 from flywheel.loop import run_rounds
 from flywheel.recipe import Recipe, load_recipe
 from flywheel.rundir import RunDir, fork
@@ -71,8 +71,8 @@ def run(order: Order, screen: Screen) -> RunDir:
             session.leave()
         except BaseException as error:
             stop_all()
-            if isinstance(error, Interrupted) and (peer := session.explain()) is not None:
-                error = peer  # the launcher ended this rank because of that one
+            if isinstance(error, Interrupted | StageFailed) and (peer := session.explain()) is not None:
+                error = peer  # the launcher, or the loss of its peer, ended this rank
             with suppress(OSError):  # on a full disk the first error is the one to tell
                 _record(error, run_dir, rank, session)
             raise error

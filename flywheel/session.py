@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flywheel.errors import FlywheelError, PeerLost
+from flywheel.errors import FlywheelError, Interrupted, PeerLost
 from flywheel.files import read_json, write_json
 from flywheel.workers import die_with_parent
 
@@ -30,6 +30,7 @@ BEAT = 1.0
 PATIENCE = 60.0
 JOIN_LIMIT = 120.0
 """Seconds between the first rank and the last, whom a launcher starts together."""
+_POLL = 0.05
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Session:
     _stop: threading.Event = field(default_factory=threading.Event)
     _checked: float = 0.0
     _count: int = 0
+    _ignored: str | None = None
     _beating: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self) -> None:
@@ -114,12 +116,20 @@ class Session:
 
     def _gather(self) -> None:
         hellos = [self.folder / f"hello.{rank}.json" for rank in range(1, self.rank.world)]
-        self.wait(lambda: all(hello.exists() for hello in hellos), "the other ranks to join", JOIN_LIMIT)
+        begun = time.monotonic()
+        while absent := [hello.name.split(".")[1] for hello in hellos if not hello.exists()]:
+            if time.monotonic() - begun > JOIN_LIMIT:
+                raise PeerLost(
+                    f"rank {', '.join(absent)} did not join within {JOIN_LIMIT:.0f} s",
+                    hint=f"does every host see {self.folder.parent}, and did every launcher start?",
+                )
+            time.sleep(_POLL)
         tokens = [read_json(hello)["token"] for hello in hellos]
         write_json(self.folder / "session.json", {"id": self.token, "tokens": tokens})
 
     def _introduce(self) -> None:
         where = self.folder.parent
+        self._ignored = self._failure(0).get("session")  # of an earlier launch
         self.wait(
             lambda: (self.folder / "open.json").exists(),
             f"rank 0 to open {where}: does this host ({socket.gethostname()}) see the same folder as rank 0's?",
@@ -183,9 +193,11 @@ class Session:
                 self._check(rank, now)
 
     def _check(self, rank: int, now: float) -> None:
-        failed = self.folder / f"failed.{rank}.json"
-        if failed.exists():
-            raise PeerLost(f"rank {rank} stopped: {read_json(failed)['message']}")
+        failure = self._failure(rank)
+        if failure and (failure["session"] == self.id if self.id else failure["session"] != self._ignored):
+            if failure["interrupted"]:
+                raise Interrupted(f"rank {rank} was interrupted; nothing is lost", hint="the same command resumes")
+            raise PeerLost(f"rank {rank} stopped: {failure['message']}")
         if (self.folder / f"left.{rank}").exists():
             return
         if (died := self._died(rank)) is not None:
@@ -200,6 +212,13 @@ class Session:
         elif now - since > PATIENCE:
             doing = _parse(beat).get("doing", "starting")
             raise PeerLost(f"rank {rank} has not answered for {PATIENCE:.0f} s; it was at {doing}", self._log_of(rank))
+
+    def _failure(self, rank: int) -> dict[str, Any]:
+        """What a rank said of its end; empty if it said nothing."""
+        try:
+            return dict(read_json(self.folder / f"failed.{rank}.json"))
+        except FileNotFoundError:
+            return {}
 
     def _died(self, rank: int) -> PeerLost | None:
         """Whether a rank of this host is gone without a word."""
@@ -223,11 +242,12 @@ class Session:
     def _log_of(self, rank: int) -> str:
         return f"its logs: {self.folder.parent / 'logs' / 'latest'}/rank{rank}.*; the same command resumes"
 
-    def wait(self, ready: Callable[[], bool], what: str, limit: float | None = None, poll: float = 0.05) -> None:
+    def wait(self, ready: Callable[[], bool], what: str, limit: float | None = None) -> None:
         """Wait for a fact on disk while watching the peers.
 
         Raises:
             PeerLost: a peer is gone, or the limit passed.
+            Interrupted: a peer was.
         """
         begun = time.monotonic()
         while not ready():
@@ -235,12 +255,13 @@ class Session:
                 self.check_peers()
             if limit is not None and time.monotonic() - begun > limit:
                 raise PeerLost(f"rank {self.rank.index} waited {limit:.0f} s for {what}")
-            time.sleep(poll)
+            time.sleep(_POLL)
 
     def fail(self, error: FlywheelError) -> None:
         """Tell the peers why this rank stops."""
         if self.rank.world > 1 and self.id:
-            write_json(self.folder / f"failed.{self.rank.index}.json", {"message": error.message})
+            told = {"message": error.message, "interrupted": isinstance(error, Interrupted), "session": self.id}
+            write_json(self.folder / f"failed.{self.rank.index}.json", told)
 
     def leave(self) -> None:
         """All is done: the others need not mind this rank's end."""

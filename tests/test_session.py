@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flywheel import session as module
-from flywheel.errors import PeerLost, StageFailed
+from flywheel.errors import Interrupted, PeerLost, RunDirError, StageFailed
 from flywheel.session import Rank, Session
 
 OTHER = """
@@ -76,16 +76,47 @@ def test_a_rank_that_left_is_not_missed(tmp_path: Path, other: subprocess.Popen[
     ours.close()
 
 
-def test_a_rank_that_failed_is_quoted(tmp_path: Path) -> None:
-    ours, theirs = (Session(tmp_path / "session", Rank(index=i, world=2)) for i in (0, 1))
+def two_sessions(folder: Path) -> tuple[Session, Session]:
+    ours, theirs = (Session(folder / "session", Rank(index=i, world=2)) for i in (0, 1))
     ours.open()
     joining = threading.Thread(target=theirs.join)
     joining.start()
     ours.join()
     joining.join()
+    return ours, theirs
+
+
+def test_a_rank_that_failed_is_quoted_and_one_that_was_interrupted_interrupts(tmp_path: Path) -> None:
+    ours, theirs = two_sessions(tmp_path)
     theirs.fail(StageFailed("rank 1: round 1 dpo exited with 1"))
     with pytest.raises(PeerLost, match="rank 1 stopped: rank 1: round 1 dpo exited with 1"):
         watch(ours)
+    theirs.fail(Interrupted("interrupted by SIGINT"))
+    with pytest.raises(Interrupted, match="rank 1 was interrupted"):
+        watch(ours)
+
+
+def test_the_failure_of_an_earlier_launch_is_not_this_ones(tmp_path: Path) -> None:
+    earlier, _ = two_sessions(tmp_path)
+    earlier.fail(RunDirError("the disk was full then"))
+    late = Session(tmp_path / "session", Rank(index=1, world=2))  # it arrives before rank 0 has cleared the folder
+    joining = threading.Thread(target=late.join)
+    joining.start()
+    time.sleep(0.2)
+    assert joining.is_alive()
+    ours = Session(tmp_path / "session", Rank(index=0, world=2))
+    ours.open()
+    ours.join()
+    joining.join(timeout=10)
+    assert late.id == ours.id
+
+
+def test_a_rank_that_never_comes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "JOIN_LIMIT", 0.2)
+    ours = Session(tmp_path / "session", Rank(index=0, world=3))
+    ours.open()
+    with pytest.raises(PeerLost, match="rank 1, 2 did not join"):
+        ours.join()
 
 
 def test_a_folder_that_another_host_does_not_see_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
