@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lint docs bench install vllm clean
+.PHONY: help run test heavy quick lint docs bench install vllm clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,11 +15,14 @@ help: ## this list
 run: install ## the main job: Countdown on a laptop, into runs/countdown; again to resume; ARGS="rounds=2"
 	@$(BIN)/flywheel run recipes/countdown.yaml $(ARGS)
 
-test: install vllm lint ## everything: ruff, mypy, all tests; ARGS="-k name"
-	@$(BIN)/pytest $(ARGS)
+test: install vllm lint ## ruff, mypy and the tests but for the heavy ones; ARGS="-k name"
+	@$(BIN)/pytest -m "not heavy" $(ARGS)
+
+heavy: install vllm ## real clusters on this machine: hosts and Slurm in namespaces (needs root), ZeRO-3, FSDP2
+	@$(BIN)/pytest -m heavy $(ARGS)
 
 quick: install ## tests that take seconds
-	@$(BIN)/pytest -m "not slow" $(ARGS)
+	@$(BIN)/pytest -m "not slow and not heavy" $(ARGS)
 
 lint: install ## ruff and mypy
 	@$(BIN)/ruff check

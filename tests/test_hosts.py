@@ -50,7 +50,7 @@ def launch(hosts: Sequence[Host], run: Path, *overrides: str, config: Path = CPU
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["cpu.yaml", "multi_node_zero3.yaml"])
 def test_two_hosts_sample_and_train_together(name: str, hosts: tuple[Host, Host], tmp_path: Path) -> None:
     run, config = tmp_path / "run", tmp_path / name
@@ -70,7 +70,7 @@ def test_two_hosts_sample_and_train_together(name: str, hosts: tuple[Host, Host]
     assert {"cpu.yaml": "backend: ddp"}.get(name, "zero3") in backend
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_host_that_does_not_see_the_run_folder_is_an_error_not_a_hang(
     hosts: tuple[Host, Host], tmp_path: Path
 ) -> None:
@@ -83,7 +83,7 @@ def test_a_host_that_does_not_see_the_run_folder_is_an_error_not_a_hang(
     assert re.search(r"this host \(beta\) see\s+the same folder", said_1), said_1
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_host_that_dies_ends_the_run_and_the_other_can_resume_it(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     run = tmp_path / "run"
     survivor, _ = launch(hosts, run, "warmup.save_steps=10")

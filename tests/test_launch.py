@@ -16,8 +16,6 @@ import pytest
 import yaml
 from conftest import ROOT, flywheel
 
-pytestmark = pytest.mark.slow
-
 QUICK = ("rounds=1", "sample.chunk=8", "warmup.epochs=10")
 
 
@@ -63,7 +61,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("config", ["cpu.yaml", "cpu_zero2.yaml", "zero3.yaml", "fsdp2.yaml"])
+HEAVY = [pytest.param(name, marks=pytest.mark.heavy) for name in ("zero3.yaml", "fsdp2.yaml")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["cpu.yaml", "cpu_zero2.yaml", *HEAVY])
 def test_two_ranks_sample_and_train_together(config: str, tmp_path: Path, alone: Path) -> None:
     run = tmp_path / "run"
     done = launch(on_cpu(config, tmp_path), run)
@@ -81,6 +83,7 @@ def test_two_ranks_sample_and_train_together(config: str, tmp_path: Path, alone:
     assert {"cpu.yaml": "backend: ddp", "fsdp2.yaml": "fsdp", "zero3.yaml": "zero3"}.get(config, "zero2") in logs
 
 
+@pytest.mark.heavy
 def test_lora_on_sharded_weights_is_merged(tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = launch(on_cpu("zero3.yaml", tmp_path), run, "sft.lora={r: 4}", "dpo.lora={r: 4}", "sft.learning_rate=1e-2")
@@ -90,6 +93,7 @@ def test_lora_on_sharded_weights_is_merged(tmp_path: Path) -> None:
     assert loss(run, "001/sft") < 1.5
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_launch_by_name_and_another_number_of_ranks_resumes(tmp_path: Path) -> None:
     run, config = tmp_path / "run", on_cpu("cpu.yaml", tmp_path)
     with subprocess.Popen(

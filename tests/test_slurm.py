@@ -10,7 +10,7 @@ import pytest
 from cluster import ROOT, Job, Slurm, two_hosts
 from killing import assert_whole, kept_files, newest_attempt, parts, state_of, weights
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
 SMOKE = ROOT / "recipes" / "smoke.yaml"
