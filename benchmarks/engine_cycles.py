@@ -15,7 +15,6 @@ import gc
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -44,6 +43,7 @@ from flywheel.tasks import load_task
 from flywheel.workers import Worker, run_all, spawn, start_forkserver
 
 EVERY = 10
+"""Cycles from one count to the next."""
 SETTLE = 10.0
 """Seconds after a cycle in which what is ending may end."""
 PROMPTS = 4
@@ -169,7 +169,7 @@ class Engines:
             "seed": 0,
         }
         worker = self._spawn("flywheel.stages.sampler:work", payload)
-        killer = _Killer(worker, kill_in)
+        killer = _Killer(worker, kill_in, self._spec.use == "vllm")
         worker.on_message = killer.on_message
         try:
             [result] = run_all([worker], tick=killer.tick, poll=0.05)
@@ -185,32 +185,34 @@ class Engines:
 
 
 class _Killer:
-    """Kills a worker in the middle of a phase: its engine's processes are up, or on their way."""
+    """Kills a worker while it loads its engine ("load"), or as soon as that is loaded ("sample")."""
 
-    def __init__(self, worker: Worker, phase: str | None) -> None:
-        self._worker, self._phase = worker, phase
+    def __init__(self, worker: Worker, phase: str | None, has_children: bool) -> None:
+        self._worker, self._phase, self._has_children = worker, phase, has_children
 
     def on_message(self, kind: str, values: dict[str, Any]) -> None:
         if self._phase == "sample" and kind == "span" and values["phase"] == "load":
             self._kill()
 
     def tick(self) -> None:
+        if self._phase != "load":
+            return
         with suppress(psutil.NoSuchProcess):
-            # Only the engine's own processes can be left behind: it is killed as soon as it has one.
-            if self._phase == "load" and psutil.Process(self._worker.process.pid).children():
+            # Not before it has something to leave behind: vllm's own processes.
+            if not self._has_children or psutil.Process(self._worker.process.pid).children():
                 self._kill()
 
     def _kill(self) -> None:
-        os.kill(self._worker.process.pid, signal.SIGKILL)
+        self._worker.process.kill()
 
 
 def run_cycles(args: argparse.Namespace, scratch: Path, console: Console) -> dict[str, Any]:
     """All cycles; ``rows`` (cycle and counts), and what ``grew``: names as far as there are any."""
     temporary = scratch / "tmp"
     temporary.mkdir()
-    os.environ["TMPDIR"] = str(temporary)  # for the workers: whatever is in it is theirs
-    os.environ[MARK] = str(os.getpid())
+    os.environ |= {"TMPDIR": str(temporary), MARK: str(os.getpid())}
     start_forkserver(PRELOAD, also=modules([args.use]))
+    tempfile.tempdir = str(temporary)  # not earlier: the forkserver's socket stays where it is until this process ends
     engines, machine = Engines(args.use, scratch), Machine(temporary)
     resource_tracker.ensure_running()
     before, had = machine.settled(None), machine.inventory()

@@ -401,7 +401,7 @@ def bare_vllm(job: dict[str, Any]) -> dict[str, float]:
     started = time.perf_counter()
     answers = model.generate(prompts, sampling, use_tqdm=False)
     seconds = time.perf_counter() - started
-    model.llm_engine.engine_core.shutdown()
+    model.llm_engine.engine_core.shutdown(timeout=10)  # without one, its shared memory would stay
     return {"seconds": seconds, "tokens": sum(len(o.token_ids) for answer in answers for o in answer.outputs)}
 
 
@@ -464,7 +464,7 @@ def arguments() -> argparse.Namespace:
     vllm = parser.add_argument_group("the vllm engine")
     vllm.add_argument("--vllm", action="store_true", help="measure it instead of a round")
     vllm.add_argument("--style", choices=("chat", "terse"), default="chat", help="of the countdown prompts")
-    vllm.add_argument("--prompts", type=int, default=256, help="(default: %(default)s)")
+    vllm.add_argument("--prompts", type=int, default=128, help="(default: %(default)s)")
     vllm.add_argument("--completions", type=int, default=8, help="for each prompt (default: %(default)s)")
     vllm.add_argument("--max-tokens", type=int, default=64, help="of a completion (default: %(default)s)")
     vllm.add_argument("--batch-size", type=int, default=512, help="most sequences at once (default: %(default)s)")

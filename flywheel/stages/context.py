@@ -137,6 +137,16 @@ class Context:
         self.session.wait(lambda: stage.committed, f"rank 0 to finish {stage.label}")
         return stage
 
+    def meet(self, folder: Path, what: str) -> None:
+        """Say that this rank's workers have left a folder of a stage in work; rank 0 waits until all ranks say so.
+
+        Its commit renames the folder, which must not happen under the hands of a rank that is a moment behind.
+        """
+        marks = [folder / f".done.{self.session.id}.{rank}" for rank in range(self.rank.world)]
+        marks[self.rank.index].touch()
+        if self.rank.leads:
+            self.session.wait(lambda: all(mark.exists() for mark in marks), f"the other ranks to end {what}")
+
     # -- workers -----------------------------------------------------------------------------------
 
     def start(

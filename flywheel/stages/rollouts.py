@@ -77,10 +77,7 @@ def sample_and_verify(
     finally:
         meter.close()
     await_release(used, {worker.process.pid for worker in samplers})
-    ctx.session.wait(
-        lambda: not any(job.missing(job.samples) or job.missing(job.verdicts) for job, _ in jobs),
-        f"the other ranks' chunks of {stage.label}",
-    )
+    ctx.meet(jobs[0][0].verdicts, stage.label)
     paid = {key for result in results for key in result if key in ("requests", "prompt_tokens", "cost")}
     keys = ("completions", "tokens", "undecided", *sorted(paid))
     return {key: sum(result.get(key, 0) for result in results) for key in keys}

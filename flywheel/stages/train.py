@@ -110,12 +110,14 @@ def _train(
             plan = {"data": str(prepare(work)), "port": _free_port()}
             write_json(work / f".plan.{ctx.session.id}.json", plan)
             info = _run_trainer(ctx, stage, kind, payload, plan)
+            ctx.meet(stage.work, stage.label)
             ctx.commit(stage, inputs, info, started)
             ctx.tracker.trained(stage.name, info["steps"])
         else:
             plan_file = stage.work / f".plan.{ctx.session.id}.json"
             ctx.session.wait(lambda: plan_file.exists(), f"rank 0 to begin {stage.label}")
             _run_trainer(ctx, stage, kind, payload, read_json(plan_file))
+            ctx.meet(stage.work, stage.label)
             ctx.await_commit(stage)
     return Checkpoint(str(stage.path / "model"), int(stage.round_dir.name), stage.identity())
 
