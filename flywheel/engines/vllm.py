@@ -117,7 +117,10 @@ class VllmEngine:
         # vLLM's processes talk through socket files that it does not delete.
         self._sockets = tempfile.TemporaryDirectory(prefix="flywheel-vllm-")
         os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
-        self._engine = _start({**values, **arguments})
+        try:
+            self._engine = _start({**values, **arguments})
+        finally:
+            del os.environ["VLLM_RPC_BASE_PATH"]  # the folder goes with this engine
         self._processes = _children()
         self._seeded = seeded
         self._numbers = itertools.count()
