@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import tempfile
+from collections.abc import Collection
 from difflib import get_close_matches
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -117,11 +118,15 @@ class VllmEngine:
         # vLLM's processes talk through socket files that it does not delete.
         self._sockets = tempfile.TemporaryDirectory(prefix="flywheel-vllm-")
         os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
+        others = _children()
         try:
             self._engine = _start({**values, **arguments})
+        except EngineFailed:
+            _end(_children() - others)
+            raise
         finally:
             del os.environ["VLLM_RPC_BASE_PATH"]  # the folder goes with this engine
-        self._processes = _children()
+        self._processes = _children() - others
         self._seeded = seeded
         self._numbers = itertools.count()
         self._waiting: set[asyncio.Task[Any]] = set()
@@ -167,9 +172,8 @@ class VllmEngine:
     def close(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        children = _children()
         self._engine.shutdown(timeout=_GRACE_SECONDS)
-        _end(children)
+        _end(self._processes)
         self._sockets.cleanup()
 
     def _params(self, sampling: Sampling) -> SamplingParams:
@@ -284,19 +288,18 @@ def _start(values: dict[str, Any]) -> AsyncLLM:
     except (ValueError, VLLMValidationError) as error:  # pydantic's too
         raise RecipeError(f"vLLM cannot run {model} like this: {error}", hint="mend `engine:` in the recipe") from error
     except RuntimeError as error:
-        _end(_children())
         raise EngineFailed(
             f"vLLM did not start with {model}: {error}", hint="its own words are in this worker's log"
         ) from error
 
 
-def _children() -> list[psutil.Process]:
-    """The engine's processes; Python's own resource tracker is none of them."""
+def _children() -> set[psutil.Process]:
+    """Processes below this one; Python's own resource tracker is no engine's."""
     tracker = getattr(resource_tracker._resource_tracker, "_pid", None)  # type: ignore[attr-defined]
-    return [child for child in psutil.Process().children(recursive=True) if child.pid != tracker]
+    return {child for child in psutil.Process().children(recursive=True) if child.pid != tracker}
 
 
-def _end(children: list[psutil.Process]) -> None:
+def _end(children: Collection[psutil.Process]) -> None:
     """See the engine's processes out: what does not end by itself is terminated, killed, and reaped."""
     for stop in (psutil.Process.terminate, psutil.Process.kill):
         _, alive = psutil.wait_procs(children, timeout=_GRACE_SECONDS / 2)
