@@ -62,11 +62,12 @@ async def _graded(
     task: Task, engine: Engine, problems: Sequence[Problem], mode: str, sampling: Sampling
 ) -> list[dict[str, Any]]:
     """Rows as ``per_problem`` takes them; the same problem gets the same seed for every checkpoint."""
-    policies = [EnginePolicy(engine, sampling, f"benchmark:{mode}:{problem.id}") for problem in problems]
+    policies = [EnginePolicy(engine, sampling, f"benchmark:{mode}:{problem.id}", True) for problem in problems]
     answers = await asyncio.gather(*(task.rollout(p, policy) for p, policy in zip(problems, policies, strict=True)))
     return [
         {
             "problem_id": problem.id,
+            "kind": completion.kind,
             "mode": mode,
             "passed": judge(task, problem, completion, TIMEOUT).passed,
             "text": completion.text,

@@ -77,12 +77,20 @@ class Completion:
         tokens: how many tokens the policy generated, all turns together.
         finish: "stop" (ended by itself), "length" (cut at max_tokens) or "abort" (the engine gave no answer).
         error: with "abort": why there is no answer.
+        kind: "answer" is an independent attempt at the problem: pass rates and evaluation count these alone.
+            Any other name is material that a rollout derived (a revision, a translation, a rationalized chain);
+            it is verified, curated and trained on in the same way.
+        prompt: the conversation that it answers, where that is not the problem's own prompt.
+        data: what the rollout knows of it (step scores, votes, parents); must survive JSON.
     """
 
     messages: Sequence[Message]
     tokens: int = 0
     finish: str = "stop"
     error: str | None = None
+    kind: str = "answer"
+    prompt: Sequence[Message] | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, text: str, tokens: int = 0, finish: str = "stop") -> Completion:
@@ -102,9 +110,36 @@ class Completion:
     def then(self, reply: str, answer: Completion) -> Completion:
         """This conversation, continued by a user message and the policy's next answer."""
         return replace(
-            answer,
+            self,
             messages=[*self.messages, {"role": "user", "content": reply}, *answer.messages],
             tokens=self.tokens + answer.tokens,
+            finish=answer.finish,
+            error=answer.error,
+            data={**self.data, **answer.data},
+        )
+
+    def to_row(self) -> dict[str, Any]:
+        return {
+            "messages": list(self.messages),
+            "text": self.text,
+            "tokens": self.tokens,
+            "finish": self.finish,
+            "error": self.error,
+            "kind": self.kind,
+            "answers": None if self.prompt is None else list(self.prompt),
+            "data": json.dumps(dict(self.data), sort_keys=True),
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Completion:
+        return cls(
+            row["messages"],
+            row["tokens"],
+            row["finish"],
+            row["error"],
+            row["kind"],
+            row["answers"],
+            json.loads(row["data"]),
         )
 
 
@@ -166,9 +201,17 @@ class Group:
 
     @property
     def pass_rate(self) -> float | None:
-        """Share of right samples among the decided; None if none was decided."""
-        decided = len(self.right) + len(self.wrong)
-        return len(self.right) / decided if decided else None
+        """Share of right ones among the decided independent attempts; None if none was decided."""
+        passed = [s.verdict.passed for s in self.samples if s.completion.kind == "answer"]
+        decided = [p for p in passed if p is not None]
+        return sum(decided) / len(decided) if decided else None
+
+    def by_prompt(self) -> list[Group]:
+        """One group per conversation that was answered, so that only answers to the same are compared."""
+        answered: dict[str, list[Sample]] = {}
+        for sample in self.samples:
+            answered.setdefault(json.dumps(sample.completion.prompt), []).append(sample)
+        return [Group(self.problem, samples) for samples in answered.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +225,8 @@ class Pair:
     @property
     def id(self) -> str:
         return f"{self.chosen.id}>{self.rejected.id}"
+
+    @property
+    def prompt(self) -> Sequence[Message]:
+        """The conversation that both answer."""
+        return self.chosen.completion.prompt or self.problem.prompt

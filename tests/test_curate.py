@@ -213,3 +213,28 @@ def test_a_pair_does_not_depend_on_other_problems() -> None:
     kept_ids = {"s0", "s1"}
     alone = list(make_pairs("right_vs_wrong", [one], kept_ids, 2, 0))
     assert list(make_pairs("right_vs_wrong", [other, one], kept_ids, 2, 0)) == alone
+
+
+def test_derived_material_is_paired_only_with_answers_to_the_same_prompt_and_does_not_count_as_an_attempt() -> None:
+    problem = Problem.ask("p", "solve")
+    other = [{"role": "user", "content": "translate"}]
+
+    def sample(name: str, right: bool, **fields: Any) -> Sample:
+        completion = Completion([{"role": "assistant", "content": name}], **fields)
+        return Sample(name, "p", 1, completion, Verdict.right() if right else Verdict.wrong("no"))
+
+    group = Group(
+        problem,
+        [
+            sample("a", True),
+            sample("b", False),
+            sample("c", False),
+            sample("d", True, kind="revision"),
+            sample("t", True, kind="translation", prompt=other),
+            sample("u", False, kind="translation", prompt=other),
+        ],
+    )
+    assert group.pass_rate == pytest.approx(1 / 3)
+    pairs = list(make_pairs("right_vs_wrong", [group], {s.id for s in group.samples}, 10, seed=0))
+    assert {(p.chosen.id, p.rejected.id) for p in pairs} == {("a", "b"), ("a", "c"), ("d", "b"), ("d", "c"), ("t", "u")}
+    assert {p.id: list(p.prompt) for p in pairs}["t>u"] == other

@@ -14,14 +14,16 @@ FLOORS: dict[str, int] = {
     "": 0,  # flywheel/__init__.py: the version
     **dict.fromkeys(("errors", "types"), 0),
     **dict.fromkeys(("recipe", "rundir", "ledger", "files", "stagedir"), 1),
-    **dict.fromkeys(("engines", "sandbox", "verify", "curate", "tracking", "session", "workers", "devices"), 2),
+    **dict.fromkeys(
+        ("engines", "sandbox", "verify", "curate", "tracking", "session", "workers", "devices", "sources"), 2
+    ),
     **dict.fromkeys(("tasks", "training"), 3),
     "stages": 4,
     **dict.fromkeys(("loop", "agent"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),
 }
 HEAVY = {"torch", "trl", "transformers", "peft", "vllm", "accelerate", "deepspeed", "datasets", "tokenizers"}
-MAY_BE_HEAVY = {"training", "engines"}
+MAY_BE_HEAVY = {"training", "engines", "sources"}
 
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -45,7 +45,7 @@ def test_pass_at_k_grows_with_k_and_with_right_samples(n: int, data: st.DataObje
 def answers(problem: str, passed: list[bool | None], texts: str = "", mode: str = "sampled") -> list[dict[str, Any]]:
     named = texts or "abcdefgh"[: len(passed)]
     return [
-        {"problem_id": problem, "mode": mode, "passed": verdict, "text": text, "tokens": 2 + i}
+        {"problem_id": problem, "kind": "answer", "mode": mode, "passed": verdict, "text": text, "tokens": 2 + i}
         for i, (verdict, text) in enumerate(zip(passed, named, strict=True))
     ]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from flywheel.files import read_rows, write_rows
 from flywheel.stages import sampler, verifier
 from flywheel.stages.chunks import Job
 from flywheel.stages.schemas import PROBLEMS
-from flywheel.types import Completion, Message, Problem, Sampling
+from flywheel.tasks import BaseTask, Policy
+from flywheel.types import Completion, Message, Problem, Sampling, Verdict
 
 
 class Counting(ScriptedEngine):
@@ -93,3 +96,41 @@ def test_without_an_answer_a_sample_is_undecided_and_not_wrong(tmp_path: Path, m
             assert verdict["passed"] is None and verdict["reason"] == "no answer: the server hung up"
         else:
             assert row["finish"] == "stop" and row["error"] is None and verdict["passed"] is not None
+
+
+class Derives(BaseTask):
+    """Brings something derived beside its attempts, and verifies a whole chunk at once."""
+
+    def __init__(self) -> None:
+        self.chunks: list[int] = []
+        self.closed = 0
+
+    async def rollout(self, problem: Problem, policy: Policy) -> list[Completion]:
+        answers = await policy.chat(problem.prompt)
+        if policy.evaluating:
+            return answers
+        hint = [{"role": "user", "content": "with a hint"}]
+        return [*answers, replace(answers[0], kind="hinted", prompt=hint, data={"parent": policy.key})]
+
+    def verify_many(self, asks: list[tuple[Problem, Completion]], timeout: float) -> list[Verdict]:
+        self.chunks.append(len(asks))
+        return [Verdict.right(kind=completion.kind, **completion.data) for _, completion in asks]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_what_a_rollout_derives_reaches_the_verifier_with_its_lineage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Derives()
+    for module in (sampler, verifier):
+        monkeypatch.setattr(module, "load_task", lambda *_: task)
+    sample(Counting(True), tmp_path, monkeypatch, additions(4))
+    [part] = (tmp_path / "verdicts").glob("*.parquet")
+    [samples] = (tmp_path / "samples").glob("*.parquet")
+    derived = [row for row in read_rows(samples) if row["kind"] == "hinted"]
+    assert len(derived) == 4 and derived[0]["answers"] == [{"role": "user", "content": "with a hint"}]
+    assert task.chunks == [12] and task.closed == 2
+    details = [json.loads(row["detail"]) for row in read_rows(part)]
+    assert {d["parent"] for d in details if d["kind"] == "hinted"} == {row["seed_key"] for row in derived}

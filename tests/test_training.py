@@ -76,6 +76,20 @@ def test_tokenization_equals_trl(rows: Path, tmp_path: Path) -> None:
     assert ours["labels"][:] == theirs["labels"][:]
 
 
+def test_of_a_conversation_only_what_the_assistant_says_is_learned(tmp_path: Path) -> None:
+    _, tokenizer = make_model(ScratchModel.model_validate(TINY))
+    turns = [*message("assistant", "first"), *message("user", "wrong"), *message("assistant", "second")]
+    row = {"row_id": "r", "prompt": message("user", "ask"), "completion": turns}
+    write_rows(tmp_path / "sft.parquet", [{**dict.fromkeys(SFT.names), **row}], SFT)
+    [example] = list(sft_dataset(tmp_path / "sft.parquet", tokenizer, max_length=None))
+    learned = tokenizer.decode(
+        [i for i, label in zip(example["input_ids"], example["labels"], strict=True) if label >= 0]
+    )
+    assert "first" in learned and "second" in learned
+    assert "wrong" not in learned and "ask" not in learned
+    assert learned.count(tokenizer.eos_token) == 2  # it learns to end each of its turns
+
+
 def test_pair_tokenization_equals_trl(pairs: Path, tmp_path: Path) -> None:
     model, tokenizer = make_model(ScratchModel.model_validate(TINY))
     model.save_pretrained(tmp_path / "model")

@@ -19,8 +19,8 @@ from rich.console import Console
 from flywheel.cli.options import Args, task_args
 from flywheel.errors import DataError
 from flywheel.files import read_rows, write_atomic
-from flywheel.stages.verifier import judge
-from flywheel.tasks import Task, load_task
+from flywheel.stages.verifier import judge_all
+from flywheel.tasks import Task, close_task, load_task
 from flywheel.types import Completion, Message, Problem, Verdict
 
 SHOWN = 5
@@ -66,7 +66,10 @@ def command(
         raise DataError(f"--out {out} cannot be written: its folder is missing, or it is a folder itself")
     asks = read_asks(file, read_problems(problems) if problems is not None else None)
     started = time.perf_counter()
-    verdicts = grade(grader, asks, timeout)
+    try:
+        verdicts = grade(grader, asks, timeout)
+    finally:
+        close_task(grader)
     facts = summary(verdicts, time.perf_counter() - started)
     if out is not None:
         write_atomic(out, _graded_lines(asks, verdicts).encode())
@@ -80,11 +83,11 @@ def grade(task: Task, asks: list[Ask], timeout: float) -> list[Verdict]:
     """A verdict per row, in their order; what a broken verifier prints is shown once, not per row."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        verdicts = [judge(task, ask.problem, ask.completion, timeout) for ask in asks]
+        judged = judge_all(task, [(ask.problem, ask.completion) for ask in asks], timeout)
     if traceback := said.getvalue():
         first, _, more = traceback.partition("\nTraceback ")
         sys.stderr.write(first.rstrip() + "\n" + ("(and more like it)\n" if more else ""))
-    return verdicts
+    return [verdict for verdict, _ in judged]
 
 
 def summary(verdicts: list[Verdict], seconds: float) -> dict[str, Any]:

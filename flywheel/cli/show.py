@@ -76,8 +76,8 @@ def _samples(page: Page, run: RunDir, number: int, limit: int, failed: bool) -> 
     asked = _prompts(run, number, name)
     for row in page.upto(limit, rows):
         page.say()
-        page.verdict(row["sample_id"], row, f"{row['tokens']} tokens, {_ended(row)}")
-        page.messages(asked.get(row["problem_id"], []))
+        page.verdict(row["sample_id"], row, f"{row['kind']}, {row['tokens']} tokens, {_ended(row)}")
+        page.messages(row["answers"] or asked.get(row["problem_id"], []))
         page.messages(row["messages"])
 
 
@@ -202,7 +202,12 @@ class Page:
         seed = f"seed key {sample['seed_key']}, number {sample['index'] + 1} of {settings.pop('completions')}"
         told = ", ".join(f"{name} {value}" for name, value in settings.items() if value not in ([], None))
         self.say(f"  sampling: {seed}, chunk {sample['chunk']}; {told}")
+        if sample["answers"]:
+            self.say(f"  {sample['kind']}, an answer to:")
+            self.messages(sample["answers"])
         self.messages(sample["messages"])
+        if sample["data"] != "{}":
+            self.block(sample["data"], f"{sample['kind']}, from its rollout: ")
         self.say(f"  ended: {_ended(sample)}, {sample['tokens']} tokens")
         detail = f" {sample['detail']}" if sample["detail"] not in ("", "{}") else ""
         self.say(f"  verdict: {_scored(sample)}{detail}", style=COLOURS[_word(sample["passed"])])

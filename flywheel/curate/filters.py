@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from flywheel.errors import RecipeError
 
 Row = dict[str, Any]
-"""A graded sample: ``sample_id``, ``problem_id``, ``messages``, ``text``, ``tokens``, ``finish``,
+"""A graded sample: ``sample_id``, ``problem_id``, ``messages``, ``text``, ``tokens``, ``finish``, ``kind``, ``data``,
 ``score``, ``passed``, ``reason``, ``pass_rate`` (of its problem; None if undecided)."""
 
 

@@ -12,7 +12,7 @@ from flywheel.types import Completion, Group, Pair, Sample, Verdict
 def make_pairs(
     strategy: str, groups: Iterable[Group], chosen_ids: set[str], per_problem: int, seed: int
 ) -> Iterator[Pair]:
-    """Pairs of distinct completions of the same problem.
+    """Pairs of distinct completions of the same problem and the same prompt.
 
     Args:
         strategy: "right_vs_wrong" (Iterative RPO §2: random right against random wrong), "best_vs_worst"
@@ -20,14 +20,15 @@ def make_pairs(
             completion against the policy's own, right or wrong).
         groups: problems with their graded samples.
         chosen_ids: samples that survived curation; only these can be chosen.
-        per_problem: most pairs per problem.
+        per_problem: most pairs per problem, and per prompt that a rollout derived from it.
         seed: of the random choices.
     """
     makers = {"right_vs_wrong": _right_vs_wrong, "best_vs_worst": _best_vs_worst, "gold_vs_own": _gold_vs_own}
     for group in groups:
         # Seeded by problem, so that a pair does not depend on which other problems there are.
         draw = random.Random(f"{seed}:{group.problem.id}")
-        yield from makers[strategy](group, chosen_ids, per_problem, draw)
+        for comparable in group.by_prompt():
+            yield from makers[strategy](comparable, chosen_ids, per_problem, draw)
 
 
 def _right_vs_wrong(group: Group, chosen_ids: set[str], most: int, draw: random.Random) -> list[Pair]:

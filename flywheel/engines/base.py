@@ -72,16 +72,17 @@ class EnginePolicy:
     seeds whichever worker attempts it.
     """
 
-    def __init__(self, engine: Engine, sampling: Sampling, key: str) -> None:
+    def __init__(self, engine: Engine, sampling: Sampling, key: str, evaluating: bool = False) -> None:
         self._engine = engine
-        self._sampling = sampling
-        self._key = key
+        self.sampling = sampling
+        self.key = key
+        self.evaluating = evaluating
         self._calls = 0
 
     async def chat(self, messages: Iterable[Message], **overrides: Any) -> list[Completion]:
-        seed = derive_seed(self._key, self._calls)
+        seed = derive_seed(self.key, self._calls)
         self._calls += 1
-        return await self._engine.chat(list(messages), replace(self._sampling, seed=seed, **overrides))
+        return await self._engine.chat(list(messages), replace(self.sampling, seed=seed, **overrides))
 
 
 def derive_seed(*parts: object) -> int:

@@ -24,6 +24,7 @@ class Job:
         count: problems in the file.
         mode: "sampled" or "greedy".
         prefix: start of the sample ids.
+        evaluating: the samples measure the policy, and nobody trains on them.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Job:
     count: int
     mode: str
     prefix: str
+    evaluating: bool = False
 
     def parts(self) -> list[str]:
         return [f"{self.name}-{i:05d}.parquet" for i in range((self.count + self.chunk - 1) // self.chunk)]

@@ -85,12 +85,13 @@ def _sft_rows(kept: list[dict[str, Any]], problems: dict[str, Problem], number: 
     return [
         {
             "row_id": f"sft-{row['sample_id']}",
-            "prompt": list(problems[row["problem_id"]].prompt),
+            "prompt": row["answers"] or list(problems[row["problem_id"]].prompt),
             "completion": row["messages"],
             "source": "round",
             "round": number,
             "problem_id": row["problem_id"],
             "sample_id": row["sample_id"],
+            "kind": row["kind"],
             "pass_rate": row["pass_rate"],
         }
         for row in kept
@@ -120,7 +121,7 @@ def _pairs(payload: dict[str, Any], groups: list[Group], kept: set[str]) -> list
 def _pair_row(pair: Pair, number: int) -> dict[str, Any]:
     return {
         "pair_id": pair.id,
-        "prompt": list(pair.problem.prompt),
+        "prompt": list(pair.prompt),
         "chosen": list(pair.chosen.completion.messages),
         "rejected": list(pair.rejected.completion.messages),
         "round": number,

@@ -60,6 +60,7 @@ def _jobs(ctx: Context, stage: StageDir, number: int) -> list[tuple[Job, dict[st
             count=int(read_json(stage.work / "drawn.json")["problems"]),
             mode=mode,
             prefix=f"e{number:03d}{mode[0]}",
+            evaluating=True,
         )
 
     sampled = sampling_fields(ctx, n=section.completions, temperature=section.temperature, top_p=1.0, top_k=0)

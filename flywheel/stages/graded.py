@@ -25,7 +25,6 @@ def make_groups(problems: Iterable[Problem], rows: Iterable[dict[str, Any]]) -> 
     by_problem: dict[str, list[Sample]] = {}
     for row in rows:
         verdict = Verdict(row["score"], row["reason"], json.loads(row["detail"]))
-        completion = Completion(row["messages"], row["tokens"], row["finish"])
-        sample = Sample(row["sample_id"], row["problem_id"], row["round"], completion, verdict)
+        sample = Sample(row["sample_id"], row["problem_id"], row["round"], Completion.from_row(row), verdict)
         by_problem.setdefault(sample.problem_id, []).append(sample)
     return [Group(problem, by_problem.get(problem.id, [])) for problem in problems]

@@ -16,7 +16,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def per_problem(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One entry per problem from its graded rows (``mode``, ``passed``, ``text``, ``tokens``).
+    """One entry per problem from its graded answers (rows with ``kind``, ``mode``, ``passed``, ``text``, ``tokens``).
 
     Returns:
         ``problem_id``, ``n`` and ``right`` (decided sampled answers), ``undecided``, ``unique`` (distinct
@@ -24,7 +24,8 @@ def per_problem(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     grouped: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        grouped.setdefault(row["problem_id"], []).append(row)
+        if row["kind"] == "answer":
+            grouped.setdefault(row["problem_id"], []).append(row)
     entries = []
     for problem_id, group in grouped.items():
         sampled = [row for row in group if row["mode"] == "sampled"]

@@ -10,7 +10,7 @@ from flywheel.curate import make_filters
 from flywheel.engines import findings as engine_findings
 from flywheel.errors import UserError
 from flywheel.recipe import Recipe
-from flywheel.tasks import Task, load_task
+from flywheel.tasks import Task, close_task, load_task
 from flywheel.tasks.check import check_task
 from flywheel.workers import Report
 
@@ -43,6 +43,7 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, list[str]]:
         found = check_task(task, needs_demonstrations=recipe.warmup is not None)
         findings += [f"task {recipe.task.use}: {finding}" for finding in found]
         notes += _short_split(task, recipe)
+        close_task(task)
     findings += check_training(recipe, payload["world"])
     launch = (payload["world"], payload["sharding"])
     model_findings, model_notes = check_model(recipe, payload["model"], payload["chat_template"], *launch)

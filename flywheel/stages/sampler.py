@@ -14,7 +14,7 @@ from flywheel.errors import NoAnswer
 from flywheel.files import write_rows
 from flywheel.stages.chunks import Job, claim
 from flywheel.stages.schemas import SAMPLES
-from flywheel.tasks import Task, load_task
+from flywheel.tasks import Task, close_task, load_task
 from flywheel.types import Completion, Problem, Sampling
 from flywheel.workers import Report
 
@@ -37,6 +37,7 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     finally:
         with report.span("unload"):
             engine.close()
+            close_task(task)
     return counts
 
 
@@ -90,7 +91,7 @@ async def _sample_part(
     mode, number = part.job.mode, payload["round"]
     keys = [f"{payload['seed']}:{number}:{mode}:{problem.id}" for problem in part.problems]
     answers = await asyncio.gather(
-        *(_attempt(task, engine, part.sampling, p, key) for p, key in zip(part.problems, keys, strict=True))
+        *(_attempt(task, engine, part, p, key) for p, key in zip(part.problems, keys, strict=True))
     )
     rows = [
         {
@@ -102,11 +103,7 @@ async def _sample_part(
             "chunk": part.index,
             "index": i,
             "seed_key": key,
-            "messages": list(completion.messages),
-            "text": completion.text,
-            "tokens": completion.tokens,
-            "finish": completion.finish,
-            "error": completion.error,
+            **completion.to_row(),
         }
         for problem, key, completions in zip(part.problems, keys, answers, strict=True)
         for i, completion in enumerate(completions)
@@ -117,9 +114,9 @@ async def _sample_part(
     report("sampled", problems=len(part.problems), tokens=tokens)
 
 
-async def _attempt(task: Task, engine: Engine, sampling: Sampling, problem: Problem, key: str) -> list[Completion]:
+async def _attempt(task: Task, engine: Engine, part: _Part, problem: Problem, key: str) -> list[Completion]:
     """A rollout; where the engine had no answer, completions that say so."""
     try:
-        return await task.rollout(problem, EnginePolicy(engine, sampling, key))
+        return await task.rollout(problem, EnginePolicy(engine, part.sampling, key, part.job.evaluating))
     except NoAnswer as error:
-        return [Completion.missing(error.message)] * sampling.n
+        return [Completion.missing(error.message)] * part.sampling.n

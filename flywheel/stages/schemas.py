@@ -23,6 +23,9 @@ SAMPLES = pa.schema(
         ("tokens", pa.int32()),
         ("finish", pa.string()),  # "stop", "length" or "abort"
         ("error", pa.string()),  # with "abort": why the engine gave no answer
+        ("kind", pa.string()),  # "answer", or what the rollout derived
+        ("answers", MESSAGES),  # the conversation that it answers; null: the problem's prompt
+        ("data", pa.string()),  # JSON: what the rollout knows of it
     ]
 )
 
@@ -47,6 +50,7 @@ SFT = pa.schema(
         ("round", pa.int32()),
         ("problem_id", pa.string()),
         ("sample_id", pa.string()),
+        ("kind", pa.string()),  # the sample's
         ("pass_rate", pa.float64()),
     ]
 )

@@ -6,19 +6,22 @@ import json
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flywheel.errors import TaskError
 from flywheel.files import read_rows, write_rows
 from flywheel.stages.chunks import Job, claim
 from flywheel.stages.schemas import VERDICTS
-from flywheel.tasks import Task, load_task
+from flywheel.tasks import Task, close_task, load_task
 from flywheel.types import Completion, Problem, Verdict
 from flywheel.workers import Report
 
 _POLL = 0.02
+
+Ask = tuple[Problem, Completion]
 
 
 def work(payload: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -36,6 +39,21 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     problems: dict[Path, dict[str, Problem]] = {
         job.problems: {p.id: p for chunk in job.load() for p in chunk} for job in jobs
     }
+    try:
+        _verify_all(task, todo, problems, payload, counts, report)
+    finally:
+        close_task(task)
+    return counts
+
+
+def _verify_all(
+    task: Task,
+    todo: set[tuple[Job, str]],
+    problems: dict[Path, dict[str, Problem]],
+    payload: dict[str, Any],
+    counts: dict[str, Any],
+    report: Report,
+) -> None:
     while todo:
         ready = sorted((x for x in todo if (x[0].samples / x[1]).exists()), key=lambda x: (x[0].name, x[1]))
         for job, part in ready:
@@ -48,34 +66,56 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, Any]:
                 report("verified", verdicts=counts["verdicts"])
         if todo and not ready:
             time.sleep(_POLL)
-    return counts
 
 
 def _verify_part(
     task: Task, job: Job, part: str, problems: dict[str, Problem], timeout: float, counts: dict[str, Any]
 ) -> None:
-    rows = []
-    for row in read_rows(job.samples / part):
-        begun = time.perf_counter()
-        completion = Completion(row["messages"], row["tokens"], row["finish"])
-        if completion.finish == "abort":
-            verdict = Verdict.undecided(f"no answer: {row['error']}")
-        else:
-            verdict = judge(task, problems[row["problem_id"]], completion, timeout)
-        counts["verdicts"] += 1
-        counts["undecided"] += verdict.score is None
-        rows.append(
-            {
-                "sample_id": row["sample_id"],
-                "problem_id": row["problem_id"],
-                "score": verdict.score,
-                "passed": verdict.passed,
-                "reason": verdict.reason,
-                "detail": json.dumps(dict(verdict.detail)),
-                "seconds": time.perf_counter() - begun,
-            }
-        )
+    samples = read_rows(job.samples / part)
+    asks = [(problems[row["problem_id"]], Completion.from_row(row)) for row in samples]
+    rows = [
+        {
+            "sample_id": row["sample_id"],
+            "problem_id": row["problem_id"],
+            "score": verdict.score,
+            "passed": verdict.passed,
+            "reason": verdict.reason,
+            "detail": json.dumps(dict(verdict.detail)),
+            "seconds": seconds,
+        }
+        for row, (verdict, seconds) in zip(samples, judge_all(task, asks, timeout), strict=True)
+    ]
+    counts["verdicts"] += len(rows)
+    counts["undecided"] += sum(row["score"] is None for row in rows)
     write_rows(job.verdicts / part, rows, VERDICTS)
+
+
+def judge_all(task: Task, asks: Sequence[Ask], timeout: float) -> list[tuple[Verdict, float]]:
+    """A verdict for each completion, and the seconds that it took.
+
+    A task that has ``verify_many`` gets all of them at once, and sees to time limits and retries itself.
+    Completions that an engine could not give are undecided without asking the task.
+    """
+    there = [ask for ask in asks if ask[1].finish != "abort"]
+    many = getattr(task, "verify_many", None)
+    if many is None:
+        verdicts = iter([_timed(task, ask, timeout) for ask in there])
+    else:
+        begun = time.perf_counter()
+        found = many(there, timeout)
+        each = (time.perf_counter() - begun) / max(1, len(there))
+        if len(found) != len(there):
+            raise TaskError(f"verify_many returned {len(found)} verdicts for {len(there)} completions")
+        verdicts = iter([(verdict, each) for verdict in found])
+    return [
+        (Verdict.undecided(f"no answer: {completion.error}"), 0.0) if completion.finish == "abort" else next(verdicts)
+        for _, completion in asks
+    ]
+
+
+def _timed(task: Task, ask: Ask, timeout: float) -> tuple[Verdict, float]:
+    begun = time.perf_counter()
+    return judge(task, *ask, timeout), time.perf_counter() - begun
 
 
 def judge(task: Task, problem: Problem, completion: Completion, timeout: float, tries: int = 2) -> Verdict:

@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
-from flywheel.types import Completion, Message, Problem, Verdict
+from flywheel.types import Completion, Message, Problem, Sampling, Verdict
 
 
 class Policy(Protocol):
-    """The checkpoint being improved, as a rollout sees it."""
+    """The checkpoint being improved, as a rollout sees it.
+
+    Attributes:
+        sampling: the recipe's settings; ``sampling.n`` is how many completions a problem should get.
+        key: names this rollout (seed, round, mode, problem): what else is random should derive from it.
+        evaluating: the completions measure the policy, and nobody trains on them: a rollout then gives
+            independent attempts and nothing else.
+    """
+
+    sampling: Sampling
+    key: str
+    evaluating: bool
 
     async def chat(self, messages: Iterable[Message], **overrides: Any) -> list[Completion]:
         """Sample the next assistant message.
@@ -27,7 +38,16 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """The protocol that the round loop speaks."""
+    """The protocol that the round loop speaks.
+
+    A task may have more, and is asked only for what it has:
+
+    - ``wrong_answers(problem) -> list[str]``: completions that the verifier must reject;
+    - ``verify_many(asks, timeout) -> list[Verdict]``: a chunk's ``(problem, completion)`` at once, for a verifier
+      with workers of its own; it sees to the time limit (seconds per completion) and to retries itself;
+    - ``findings() -> list[str]``: what else ``flywheel check`` should say is wrong;
+    - ``close()``: called once in each process that used the task, to end what it started.
+    """
 
     def problems(self, split: str) -> Iterable[Problem]:
         """Problems of a split, always in the same order; may be endless.
@@ -62,3 +82,8 @@ class BaseTask:
     def wrong_answers(self, problem: Problem) -> list[str]:
         """Completions that the verifier must reject; ``flywheel check`` adds generic ones."""
         return []
+
+
+def close_task(task: Task) -> None:
+    """End what a task has started, if it starts anything."""
+    getattr(task, "close", lambda: None)()

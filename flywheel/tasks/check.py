@@ -34,6 +34,7 @@ def check_task(task: Task, *, needs_demonstrations: bool) -> list[str]:
     ][:3]
     known = {p.id: p for problems in splits.values() for p in problems if p.gold is not None}
     findings += _verifier(task, list(known.values()))
+    findings += getattr(task, "findings", list)()
     return findings
 
 

@@ -20,7 +20,7 @@ Chat = list[dict[str, Any]]
 
 
 def sft_dataset(rows: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Dataset:
-    """Tokenized SFT rows; the loss is on the completion only.
+    """Tokenized SFT rows; the loss is on what the assistant says in the completion, all its turns.
 
     Args:
         rows: Parquet file with conversational ``prompt`` and ``completion`` columns.
@@ -28,18 +28,42 @@ def sft_dataset(rows: Path, tokenizer: PreTrainedTokenizerBase, max_length: int 
         max_length: rows are cut to this many tokens; rows without a completion token left are dropped.
 
     Returns:
-        ``input_ids`` and ``labels`` (``IGNORED`` on the prompt), one list of ints each.
+        ``input_ids`` and ``labels`` (``IGNORED`` on the prompt and on the other side's later turns), one list of
+        ints each.
     """
     table = pq.ParquetFile(rows).read(columns=["prompt", "completion"]).to_pylist()
     starts = _prompt_ids(tokenizer, [row["prompt"] for row in table])
     wholes = _ids(tokenizer, [row["prompt"] + row["completion"] for row in table])
+    replies = _replies(tokenizer, table)
     examples: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for start, ids in zip(starts, wholes, strict=True):
+    for number, (start, ids) in enumerate(zip(starts, wholes, strict=True)):
         split = _common_prefix(start, ids)
         if max_length is None or split < max_length:
+            labels = [IGNORED] * split + ids[split:]
+            for before, after in replies.get(number, []):
+                begin, end = _common_prefix(before, ids), _common_prefix(after, ids)
+                labels[begin:end] = [IGNORED] * (end - begin)
             examples["input_ids"].append(ids[:max_length])
-            examples["labels"].append(([IGNORED] * split + ids[split:])[:max_length])
+            examples["labels"].append(labels[:max_length])
     return Dataset.from_dict(examples)
+
+
+def _replies(
+    tokenizer: PreTrainedTokenizerBase, table: list[dict[str, Any]]
+) -> dict[int, list[tuple[list[int], list[int]]]]:
+    """Of rows with several turns: ids up to each turn of the other side, and up to the assistant's answer to it."""
+    spots = [
+        (number, row["prompt"] + row["completion"][:i], row["prompt"] + row["completion"][: i + 1])
+        for number, row in enumerate(table)
+        for i, message in enumerate(row["completion"])
+        if message["role"] != "assistant"
+    ]
+    before = _ids(tokenizer, [chat for _, chat, _ in spots])
+    after = _ids(tokenizer, [chat for _, _, chat in spots], generation=True)
+    found: dict[int, list[tuple[list[int], list[int]]]] = {}
+    for (number, _, _), *ids in zip(spots, before, after, strict=True):
+        found.setdefault(number, []).append((ids[0], ids[1]))
+    return found
 
 
 def dpo_dataset(pairs: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Dataset:
