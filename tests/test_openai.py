@@ -24,9 +24,10 @@ from typing import Any
 import pytest
 import torch
 
-from flywheel.engines import EngineSpec, make_engine, openai
+from flywheel.engines import EngineSpec, make_engine, openai, openai_answers
 from flywheel.engines.checkpoint import make_model
-from flywheel.engines.openai import Bill, OpenAIEngine, Usage
+from flywheel.engines.openai import OpenAIEngine
+from flywheel.engines.usage import Bill, Prices, Usage
 from flywheel.errors import BudgetSpent, EngineFailed, NoAnswer, RecipeError
 from flywheel.recipe import ScratchModel
 from flywheel.types import Completion, Sampling
@@ -358,10 +359,10 @@ def test_retry_after_holds_for_every_request_to_that_server(serve: Serve) -> Non
 
 def test_retry_after_is_a_number_or_a_date() -> None:
     date = email.utils.formatdate(time.time() + 1000, usegmt=True)
-    assert 990 < openai._retry_after({"retry-after": date}) <= 1000
+    assert 990 < openai_answers._retry_after({"retry-after": date}) <= 1000
     values = ["2.5", "-3", "soon", "nan", "Wed, 21 Oct 2015 07:28:00 GMT"]
-    assert [openai._retry_after({"retry-after": value}) for value in values] == [2.5, 0, 0, 0, 0]
-    assert openai._retry_after({}) == 0
+    assert [openai_answers._retry_after({"retry-after": value}) for value in values] == [2.5, 0, 0, 0, 0]
+    assert openai_answers._retry_after({}) == 0
 
 
 @pytest.mark.parametrize("kind", ["silent", "trickling"])
@@ -574,7 +575,7 @@ def test_a_price_without_usage_is_an_error(serve: Serve) -> None:
 
 def test_writers_share_a_usage_file_and_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "deeper" / "usage.jsonl"
-    prices = openai.Prices(input=1.0, output=0.0)
+    prices = Prices(input=1.0, output=0.0)
     bills = [Bill(str(path), prices) for _ in range(8)]
 
     def write(bill: Bill) -> None:

@@ -26,18 +26,16 @@ from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
-from itertools import accumulate, pairwise
-from typing import Annotated, Any
+from typing import Any
 
 import httpx2  # what openai sends its requests with
 import openai
-from pydantic import AnyHttpUrl, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from flywheel.engines.base import derive_seed
-from flywheel.engines.usage import Bill, Prices, Usage
+from flywheel.engines.openai_answers import Failed, meaning_of, read_answer, short
+from flywheel.engines.openai_settings import checked
+from flywheel.engines.usage import Bill, Usage
 from flywheel.errors import BudgetSpent, EngineFailed, FlywheelError, NoAnswer, RecipeError
-from flywheel.recipe import Number, Section
 from flywheel.types import Completion, Message, Sampling
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 20.0
@@ -86,7 +84,7 @@ class OpenAIEngine:
         extra_body: dict[str, Any] | None = None,
         usage_file: str | None = None,
     ) -> None:
-        self._set = _checked(
+        self._set = checked(
             servers=servers,
             model=model,
             api_key_env=api_key_env,
@@ -119,7 +117,7 @@ class OpenAIEngine:
         return self._bill.own
 
     async def chat(self, messages: list[Message], sampling: Sampling) -> list[Completion]:
-        """See ``Engine``. The tokens of one completion are exact, those of several an estimate (``_shares``).
+        """See ``Engine``. The tokens of one completion are exact, those of several an estimate.
 
         Where a server gives fewer than n, the others are asked for one by one; those that fail are "abort".
         """
@@ -158,7 +156,7 @@ class OpenAIEngine:
                     first_sent = first_sent or sent
                     try:
                         return await self._attempt(server, messages, body)
-                    except _Failed as error:
+                    except Failed as error:
                         failure = error
             silent = self._note_failure(server, failure, sent)
             # Where others were answered since, the silence is this request's own, and its retries end it.
@@ -193,7 +191,7 @@ class OpenAIEngine:
                     messages=messages,  # type: ignore[arg-type]
                     extra_body=body,
                 )
-            completions, tokens = _read(answer.content)
+            completions, tokens = read_answer(answer.content)
             self._note_answer(server)
             self._charge(server, tokens)
         except (openai.APIError, TimeoutError) as error:
@@ -202,7 +200,7 @@ class OpenAIEngine:
             self._sent -= 1
             self._landed.set()
         if not completions:
-            raise _Failed("the server broke off every completion")
+            raise Failed("the server broke off every completion")
         return completions
 
     def _charge(self, server: _Server, tokens: tuple[int, int] | None) -> None:
@@ -293,7 +291,7 @@ class OpenAIEngine:
         server.error, server.shunned_until = "", 0.0
         self._answered, self._silent_since = time.monotonic(), None
 
-    def _note_failure(self, server: _Server, failure: _Failed, sent: float) -> float:
+    def _note_failure(self, server: _Server, failure: Failed, sent: float) -> float:
         """Remember it; returns for how many seconds nobody has been answered."""
         now = time.monotonic()
         # Time in which nobody asked is no silence.
@@ -317,28 +315,8 @@ class OpenAIEngine:
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts - 1, 30))
         return float(longest * self._jitter.uniform(0.5, 1.0))
 
-    def _meaning(self, error: openai.APIError | TimeoutError, url: str) -> FlywheelError | _Failed:
-        """What an error of the client says: try again, give this request up, or stop."""
-        if not isinstance(error, openai.APIStatusError):
-            cause = error.__cause__
-            late = isinstance(error, TimeoutError | openai.APITimeoutError)
-            if late and not isinstance(cause, httpx2.ConnectTimeout):
-                return _Failed(f"no answer within {self._set.timeout:g} s")
-            return _Failed(f"no connection ({cause or error!r})", down=True)
-        status, said = error.status_code, _said(error)
-        if status in (401, 403):
-            lacking = "" if self._set.api_key_env in os.environ else f"; {self._set.api_key_env} is not set"
-            hint = f"export {self._set.api_key_env}=…, or name another variable in sample.engine.extra.api_key_env"
-            return RecipeError(f"{url} refuses the key ({status}): {said}{lacking}", hint)
-        if status == 404:
-            hint = "servers usually want URLs that end in /v1; URL/models lists what sample.engine.extra.model may be"
-            return RecipeError(f"{url} has no such model or no such page (404): {said}", hint)
-        if status == 402 or error.code == "insufficient_quota":
-            return EngineFailed(f"{url}: {said}", "the account needs credit; then the same command resumes")
-        if status >= 500 or status in (408, 409, 425, 429):
-            retry_after = _retry_after(error.response.headers)
-            return _Failed(f"status {status}: {said}", down=status in (502, 503, 504), retry_after=retry_after)
-        return NoAnswer(f"the server refused the request ({status}): {said}")
+    def _meaning(self, error: openai.APIError | TimeoutError, url: str) -> FlywheelError | Failed:
+        return meaning_of(error, url, self._set.timeout, self._set.api_key_env)
 
     # -- the first look -------------------------------------------------------------------------------
 
@@ -372,7 +350,7 @@ class OpenAIEngine:
             raise RecipeError(f"{model!r} is not served: {'; '.join(lacking)}", hint="mend sample.engine.extra.model")
         return model
 
-    def _models(self, url: str) -> list[str] | FlywheelError | _Failed:
+    def _models(self, url: str) -> list[str] | FlywheelError | Failed:
         """What a server lists, nothing if it has no list; or why it does not answer.
 
         Raises:
@@ -384,7 +362,7 @@ class OpenAIEngine:
                 answer = client.models.with_raw_response.list().content
                 return [str(model["id"]) for model in json.loads(answer)["data"]]
             except (ValueError, KeyError, TypeError):
-                return _Failed(f"not a list of models: {_short(answer)}")
+                return Failed(f"not a list of models: {short(answer)}")
             except openai.APIError as error:
                 if isinstance(error, openai.APIStatusError) and error.status_code in (404, 405):
                     return []
@@ -392,63 +370,6 @@ class OpenAIEngine:
         if isinstance(meaning, RecipeError):
             raise meaning
         return meaning
-
-
-class _Settings(Section):
-    """The arguments of ``OpenAIEngine``, which explains them."""
-
-    servers: Annotated[list[AnyHttpUrl], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = Field(
-        min_length=1
-    )
-    model: str | None = Field(min_length=1)
-    api_key_env: str = Field(min_length=1)
-    concurrency: int = Field(ge=1)
-    timeout: Number = Field(gt=0, allow_inf_nan=False)
-    retries: int = Field(ge=0)
-    patience: Number = Field(gt=0, allow_inf_nan=False)
-    prices: Prices | None
-    budget: Number | None = Field(gt=0)
-    extra_body: dict[str, Any] | None
-
-    @field_validator("budget")
-    @classmethod
-    def _is_countable(cls, budget: float | None, others: ValidationInfo) -> float | None:
-        if budget is not None and others.data.get("prices", ...) is None:
-            raise ValueError("needs prices")
-        return budget
-
-    @field_validator("extra_body")
-    @classmethod
-    def _is_extra(cls, fields: dict[str, Any] | None) -> dict[str, Any] | None:
-        if ours := {"messages", "model", "stream"} & (fields or {}).keys():
-            raise ValueError(f"{', '.join(sorted(ours))} cannot be set here")
-        return fields
-
-
-def _checked(**arguments: Any) -> _Settings:
-    try:
-        return _Settings(**arguments)
-    except ValidationError as error:
-        lines = "\n".join(
-            f"  sample.engine.extra.{'.'.join(map(str, wrong['loc']))}: "
-            f"{wrong['msg'].removeprefix('Value error, ')} (got {wrong['input']!r})"
-            for wrong in error.errors()
-        )
-        raise RecipeError(f"the openai engine cannot take:\n{lines}", hint="see docs/recipes.md") from error
-
-
-class _Failed(Exception):
-    """An attempt without an answer, which may be repeated.
-
-    Args:
-        why: for people.
-        down: the server was not reached, as opposed to: it failed at this request.
-        retry_after: seconds that the server wants to be left alone.
-    """
-
-    def __init__(self, why: str, *, down: bool = False, retry_after: float = 0.0) -> None:
-        super().__init__(why)
-        self.down, self.retry_after = down, retry_after
 
 
 @dataclass(eq=False)
@@ -468,68 +389,3 @@ class _Server:
     rest_until: float = 0.0
     shunned_until: float = 0.0
     error: str = ""
-
-
-# -- usage and cost -----------------------------------------------------------------------------------
-
-
-# -- answers ------------------------------------------------------------------------------------------
-
-
-def _read(content: bytes) -> tuple[list[Completion], tuple[int, int] | None]:
-    """The completions of an answer, and its tokens (prompt, all completions together) if it tells.
-
-    Raises:
-        _Failed: it is not a chat completion.
-    """
-    try:
-        answer = json.loads(content)
-        choices = [(c["message"].get("content") or "", c.get("finish_reason")) for c in answer["choices"]]
-        if not choices or not all(isinstance(text, str) for text, _ in choices):
-            raise TypeError
-        usage = answer.get("usage") or {}
-        prompt, generated = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _Failed(f"the answer is not a chat completion: {_short(content)}") from None
-    tokens = (prompt, generated) if isinstance(prompt, int) and isinstance(generated, int) else None
-    shares = _shares(tokens[1] if tokens else 0, [text for text, _ in choices])
-    completions = []
-    for (text, finish), share in zip(choices, shares, strict=True):
-        if finish == "content_filter":
-            completions.append(Completion.missing("the server's content filter withheld it"))
-        elif finish not in ("abort", "error"):  # what vLLM says when it is shut down or fails
-            completions.append(Completion.of(text, share, "length" if finish == "length" else "stop"))
-    return completions, tokens
-
-
-def _shares(total: int, texts: list[str]) -> list[int]:
-    """``total`` tokens divided among texts in proportion to their lengths; they sum to ``total``.
-
-    Servers tell the tokens of all n completions together, so this is exact for one text and an estimate for more.
-    """
-    ends = list(accumulate(len(text) + 1 for text in texts))  # the end token counts as well
-    return [after - before for before, after in pairwise([0, *(round(total * end / ends[-1]) for end in ends)])]
-
-
-def _said(error: openai.APIStatusError) -> str:
-    """The server's own words."""
-    message = error.body.get("message") if isinstance(error.body, dict) else None
-    return _short(message if isinstance(message, str) else error.response.content)
-
-
-def _short(text: str | bytes, length: int = 300) -> str:
-    line = " ".join((text if isinstance(text, str) else text.decode(errors="replace")).split())
-    return line if len(line) <= length else line[:length] + "…"
-
-
-def _retry_after(headers: Any) -> float:
-    """Seconds, 0 if the header is missing or unreadable. It is a number or a date (RFC 9110 §10.2.3)."""
-    value = headers.get("retry-after", "0")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return 0.0
-    return max(0.0, seconds)
