@@ -121,12 +121,17 @@ class Pairs(Section):
 
 
 class Lora(Section):
-    """Train low-rank adapters instead of all weights; they are merged when the stage commits."""
+    """Train low-rank adapters instead of all weights."""
 
     r: int = Field(default=16, ge=1, description="Rank.")
     alpha: int = Field(default=32, ge=1, description="Scale numerator: the update is multiplied by alpha / r.")
     dropout: Number = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     target_modules: str | list[str] = Field(default="all-linear", description="Modules that get adapters.")
+    merge: bool = Field(
+        default=True,
+        description="Commit a whole model; `false` commits the adapter alone, which the next stage continues and vllm "
+        "serves on its base.",
+    )
 
 
 class Training(Section):
@@ -265,6 +270,13 @@ class Recipe(Section):
             raise ValueError(
                 "engine.use: a server answers with its own model, not with the checkpoint that is trained and "
                 "evaluated; to learn from a teacher, put it under sample.engine"
+            )
+        if isinstance(self.model, ScratchModel) and self.warmup is not None and self.warmup.lora is not None:
+            raise ValueError("warmup.lora: adapters on random weights learn nothing; leave it out")
+        sections = [s.lora for s in (self.warmup, self.sft, self.dpo) if s is not None and s.lora is not None]
+        if any(not lora.merge for lora in sections) and len({lora.model_dump_json() for lora in sections}) > 1:
+            raise ValueError(
+                "lora: with `merge: false` a stage continues the adapter before it; all sections must agree"
             )
         if self.sft is None and self.dpo is None and self.rounds > 0:
             raise ValueError("`sft` and `dpo` are both null: nothing would be trained")

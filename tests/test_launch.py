@@ -93,6 +93,19 @@ def test_lora_on_sharded_weights_is_merged(tmp_path: Path) -> None:
     assert loss(run, "001/sft") < 1.5
 
 
+@pytest.mark.heavy
+def test_adapters_alone_are_committed_from_sharded_weights_and_sampled_from(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lora = "{r: 4, merge: false}"
+    asked = (f"sft.lora={lora}", f"dpo.lora={lora}", "sft.learning_rate=1e-2", "promote.test=always", "rounds=2")
+    done = launch(on_cpu("zero3.yaml", tmp_path), run, *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for stage in ("001/sft", "002/dpo"):
+        model = run / "rounds" / stage / "model"
+        assert (model / "adapter_config.json").exists() and not (model / "model.safetensors").exists()
+    assert json.loads((run / "rounds" / "002" / "round.json").read_text())["policy_in"] == "rounds/001/dpo/model"
+
+
 @pytest.mark.slow
 def test_a_killed_rank_ends_the_launch_by_name_and_another_number_of_ranks_resumes(tmp_path: Path) -> None:
     run, config = tmp_path / "run", on_cpu("cpu.yaml", tmp_path)

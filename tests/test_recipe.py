@@ -99,6 +99,10 @@ def test_numbers_may_be_written_as_people_write_them(file: Path, written: str) -
 def test_contradictions_are_errors() -> None:
     assert "needs a `warmup:`" in complaint({**SMALLEST, "model": {"architecture": "llama"}})
     assert "nothing would be trained" in complaint({**SMALLEST, "sft": None, "dpo": None})
+    adapters = {"sft": {"lora": {"merge": False, "r": 8}}, "dpo": {"lora": {"merge": False, "r": 16}}}
+    assert "all must be equal" in complaint({**SMALLEST, **adapters})
+    scratch = {"model": {"architecture": "llama"}, "warmup": {"lora": {}}}
+    assert "adapters on random weights" in complaint({**SMALLEST, **scratch})
 
 
 def test_overrides_reach_any_depth(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from flywheel.devices import launch_findings, sharding
-from flywheel.engines.checkpoint import chars_tokenizer, make_model
+from flywheel.engines import EngineSpec, make_engine
+from flywheel.engines.checkpoint import adapter_of, chars_tokenizer, load_weights, make_model
 from flywheel.errors import RecipeError, StageFailed, UserError
 from flywheel.files import read_json, write_rows
 from flywheel.recipe import Dpo, ScratchModel, Sft
@@ -27,6 +29,7 @@ from flywheel.training.config import dpo_config, sft_config
 from flywheel.training.data import dpo_dataset, sft_dataset
 from flywheel.training.preflight import _training_bytes
 from flywheel.training.save import check_weights
+from flywheel.types import Sampling
 
 
 def message(role: str, content: str) -> list[dict[str, str]]:
@@ -123,6 +126,33 @@ def test_sft_then_dpo_leave_plain_model_folders(rows: Path, pairs: Path, tmp_pat
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert read_json(tmp_path / "dpo" / "log.json")[-1]["step"] == 3
+
+
+def test_an_adapter_that_is_not_merged_goes_on_in_the_next_stage_and_answers(
+    rows: Path, pairs: Path, tmp_path: Path
+) -> None:
+    train.sft(payload(tmp_path / "base", Sft(batch_size=8), rows), Quiet())  # type: ignore[arg-type]
+    base = str(tmp_path / "base" / "model")
+    lora = {"r": 4, "alpha": 8, "merge": False}
+    tuned = payload(tmp_path / "sft", Sft(batch_size=8, learning_rate=1e-2, lora=lora), rows, model=base)
+    train.sft(tuned, Quiet())  # type: ignore[arg-type]
+    first = str(tmp_path / "sft" / "model")
+    section = Dpo(batch_size=8, learning_rate=1e-2, lora=lora, extra={"logging_steps": 1})
+    preferred = payload(tmp_path / "dpo", section, pairs, model=first)
+    train.dpo({**preferred, "reference": first}, Quiet())  # type: ignore[arg-type]
+    second = str(tmp_path / "dpo" / "model")
+    assert adapter_of(first) == adapter_of(second) == (base, 4)
+    assert not (tmp_path / "dpo" / "model" / "model.safetensors").exists()
+    before, after = (load_file(f"{folder}/adapter_model.safetensors") for folder in (first, second))
+    assert before.keys() == after.keys() and any(not torch.equal(before[k], after[k]) for k in before)
+    start, *later = [entry["rewards/chosen"] for entry in read_json(tmp_path / "dpo" / "log.json") if "loss" in entry]
+    assert start == pytest.approx(0, abs=1e-5) and later[-1] != 0  # it begins at its reference, and leaves it
+    merged = load_weights(second).state_dict()
+    plain = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    assert merged.keys() == plain.keys() and any(not torch.equal(merged[k], plain[k]) for k in merged)
+    engine = make_engine(EngineSpec("transformers", second))
+    [answer] = asyncio.run(engine.chat(message("user", "1+1"), Sampling(max_tokens=4)))
+    assert answer.tokens > 0
 
 
 def test_lora_is_merged_into_a_plain_checkpoint(rows: Path, pairs: Path, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -74,6 +76,41 @@ def load_tokenizer(model: str, chat_template: str | None = None) -> PreTrainedTo
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def adapter_of(model: str) -> tuple[str, int]:
+    """The base model and the rank of a PEFT adapter folder; of anything else, itself and 0.
+
+    Raises:
+        ModelError: the adapter's config is unreadable.
+    """
+    file = Path(model) / "adapter_config.json"
+    if not file.exists():
+        return model, 0
+    with loading_errors(model):
+        config = json.loads(file.read_text())
+        return config["base_model_name_or_path"], max([config["r"], *config.get("rank_pattern", {}).values()])
+
+
+def load_weights(model: str, **options: Any) -> Any:
+    """A checkpoint's causal language model; an adapter's, on its base and, in memory alone, merged with it.
+
+    Args:
+        model: checkpoint folder, adapter folder or hub id.
+        options: of transformers' ``from_pretrained``.
+
+    Raises:
+        ModelError: missing, incomplete or unreadable.
+    """
+    base, rank = adapter_of(model)
+    with loading_errors(base):
+        loaded = AutoModelForCausalLM.from_pretrained(base, **options)
+    if not rank:
+        return loaded
+    from peft import PeftModel  # seconds, for those who need it
+
+    with loading_errors(model):
+        return PeftModel.from_pretrained(loaded, model).merge_and_unload()
 
 
 def end_tokens(*sources: int | list[int] | None) -> frozenset[int]:

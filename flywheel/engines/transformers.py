@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     BatchEncoding,
     DynamicCache,
     GenerationConfig,
@@ -21,7 +20,7 @@ from transformers import (
 )
 
 from flywheel.engines.base import derive_seed
-from flywheel.engines.checkpoint import end_tokens, load_tokenizer, loading_errors
+from flywheel.engines.checkpoint import end_tokens, load_tokenizer, load_weights
 from flywheel.types import Completion, Message, Sampling
 
 
@@ -38,7 +37,7 @@ class TransformersEngine:
     """A causal language model behind ``chat``. What is batched together shares one random stream.
 
     Args:
-        model: checkpoint folder or hub id.
+        model: checkpoint folder, PEFT adapter folder or hub id.
         dtype: "auto" is bfloat16 on a GPU and float32 on a CPU.
         batch_size: most sequences at once.
         chat_template: Jinja source that replaces the tokenizer's.
@@ -70,10 +69,7 @@ class TransformersEngine:
             dtype = "float32" if self._device == "cpu" else "bfloat16"
         self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(model, chat_template)
         self._tokenizer.padding_side = "left"
-        with loading_errors(model):
-            loaded = AutoModelForCausalLM.from_pretrained(
-                model, dtype=getattr(torch, dtype), attn_implementation=attn_implementation
-            )
+        loaded = load_weights(model, dtype=getattr(torch, dtype), attn_implementation=attn_implementation)
         self._model: Any = loaded.eval().to(torch.device(self._device))  # type: ignore[arg-type]
         self._eos = end_tokens(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
         # Recurrent and hybrid models keep a state that cannot be cut before the last token.

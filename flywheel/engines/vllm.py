@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import os
 import tempfile
@@ -33,7 +32,7 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from flywheel.engines.checkpoint import end_tokens, load_tokenizer, loading_errors
+from flywheel.engines.checkpoint import adapter_of, end_tokens, load_tokenizer, loading_errors
 from flywheel.errors import EngineFailed, ModelError, NoAnswer, RecipeError
 from flywheel.types import Completion, Message, Sampling
 
@@ -236,16 +235,10 @@ def _refuse_unknown(arguments: dict[str, Any]) -> None:
 
 
 def _adapter(model: str) -> tuple[str, int]:
-    """The base model and the rank of a PEFT adapter folder; of anything else, itself and 0."""
-    file = Path(model) / "adapter_config.json"
-    if not file.exists():
-        return model, 0
-    with loading_errors(model):
-        config = json.loads(file.read_text())
-        rank = max([config["r"], *config.get("rank_pattern", {}).values()])
+    base, rank = adapter_of(model)
     if rank > LORA_RANKS[-1]:
         raise ModelError(f"the adapter {model} has rank {rank}; vLLM takes at most {LORA_RANKS[-1]}", hint="merge it")
-    return config["base_model_name_or_path"], rank
+    return base, rank
 
 
 def _tokenizer_of(model: str, base: str) -> str:

@@ -12,7 +12,7 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
-from flywheel.engines.checkpoint import load_tokenizer, loading_errors, make_model
+from flywheel.engines.checkpoint import adapter_of, load_tokenizer, loading_errors, make_model
 from flywheel.errors import ModelError, UserError
 from flywheel.recipe import Dpo, Recipe, ScratchModel, Training
 from flywheel.training.config import dpo_config, sft_config
@@ -59,8 +59,9 @@ def check_model(
             parameters = sum(p.numel() for p in made.parameters())
         else:
             tokenizer = load_tokenizer(model, chat_template)
-            with loading_errors(model):
-                config = AutoConfig.from_pretrained(model)
+            base, _ = adapter_of(model)
+            with loading_errors(base):
+                config = AutoConfig.from_pretrained(base)
                 with init_empty_weights():
                     made = AutoModelForCausalLM.from_config(config)
             parameters = sum(p.numel() for p in made.parameters())

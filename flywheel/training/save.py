@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from flywheel.engines.checkpoint import adapter_of, load_weights
 from flywheel.errors import StageFailed
 from flywheel.recipe import Training
 
@@ -25,17 +26,21 @@ def save_checkpoint(
         StageFailed: the folder is not a whole model.
     """
     target = Path(payload["work"]) / "model"
-    gathered = target if section.lora is None else target.with_name(".adapter")
+    merge = section.lora is not None and section.lora.merge
+    gathered = target.with_name(".adapter") if merge else target
     trainer.save_model(str(gathered))
     if payload["rank"] != 0:
         return
     unset_hf_deepspeed_config()  # under ZeRO-3 it would shard what this rank loads alone
-    if section.lora is not None:
-        _merge(payload["model"], gathered, target)
+    if merge:
+        _merge(gathered, target)
     tokenizer.save_pretrained(target)
     (target / "training_args.bin").unlink(missing_ok=True)  # a pickle of this machine's paths
-    check_weights(target)
-    _inherit_dtype(payload["model"], target)
+    if adapter_of(str(target))[1]:
+        check_adapter(target)
+    else:
+        check_weights(target)
+        _inherit_dtype(payload["model"], target)
 
 
 def check_weights(folder: Path) -> None:
@@ -61,11 +66,25 @@ def check_weights(folder: Path) -> None:
         )
 
 
-def _merge(base: str, adapter: Path, target: Path) -> None:
+def check_adapter(folder: Path) -> None:
+    """Whether an adapter's weights were gathered: under ZeRO-3 those that were not are empty.
+
+    Raises:
+        StageFailed: naming what is empty.
+    """
+    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+        empty = [name for name in weights.keys() if 0 in weights.get_slice(name).get_shape()]  # noqa: SIM118
+    if empty:
+        raise StageFailed(
+            f"the adapter in {folder} is incomplete: {empty[0]} and {len(empty) - 1} more are empty",
+            hint="under ZeRO-3 the accelerate config needs zero3_save_16bit_model: true",
+        )
+
+
+def _merge(adapter: Path, target: Path) -> None:
     """Fold the adapter into the model that it was trained on."""
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), str(adapter))
-    model.merge_and_unload().save_pretrained(target)
+    load_weights(str(adapter), dtype=dtype).save_pretrained(target)
     shutil.rmtree(adapter)
 
 

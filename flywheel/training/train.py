@@ -14,12 +14,13 @@ from typing import Any, cast
 import torch
 from accelerate import DistributedType, PartialState
 from datasets import Dataset
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from flywheel.devices import sharding
-from flywheel.engines.checkpoint import load_tokenizer, loading_errors, make_model
+from flywheel.engines.checkpoint import adapter_of, load_tokenizer, load_weights, loading_errors, make_model
 from flywheel.errors import UserError
 from flywheel.files import write_json
 from flywheel.recipe import Dpo, ScratchModel, Sft, Training, Warmup
@@ -51,7 +52,7 @@ def sft(payload: dict[str, Any], report: Report) -> dict[str, Any]:
             args=arguments,
             train_dataset=data,
             processing_class=tokenizer,
-            peft_config=lora_config(section.lora),
+            peft_config=None if isinstance(model, PeftModel) else lora_config(section.lora),
         )
     return _train(trainer, payload, section, tokenizer, report)
 
@@ -63,8 +64,7 @@ def dpo(payload: dict[str, Any], report: Report) -> dict[str, Any]:
         arguments = dpo_config(section, _scratch(payload), payload["seed"], payload["world"])  # before the model, too
         shard_on_cpus_too()
         model, tokenizer = _load(payload, section)
-        with loading_errors(payload["reference"]):
-            reference = AutoModelForCausalLM.from_pretrained(payload["reference"], dtype=model.dtype)
+        reference = _reference(payload["reference"], model.dtype)
     with report.span("tokenize"):
         data = dpo_dataset(Path(payload["data"]), tokenizer, section.max_length)
         _refuse_empty(data, section)
@@ -82,7 +82,7 @@ def dpo(payload: dict[str, Any], report: Report) -> dict[str, Any]:
             args=arguments,
             train_dataset=data,
             processing_class=tokenizer,
-            peft_config=lora_config(section.lora),
+            peft_config=None if isinstance(model, PeftModel) else lora_config(section.lora),
             data_collator=collator,
         )
     return _train(trainer, payload, section, tokenizer, report)
@@ -112,7 +112,8 @@ class MaskedPreferenceCollator(DataCollatorForPreference):
         return batch
 
 
-def _load(payload: dict[str, Any], section: Training) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(payload: dict[str, Any], section: Training) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """The model to train: an adapter folder's adapter goes on as it is, unless all weights are to be trained."""
     set_seed(payload["seed"])
     if section.threads is not None:
         torch.set_num_threads(section.threads)
@@ -122,9 +123,19 @@ def _load(payload: dict[str, Any], section: Training) -> tuple[PreTrainedModel, 
     tokenizer = load_tokenizer(source, payload["chat_template"])
     # Full fine-tuning keeps its master weights in float32; a frozen base under adapters need not.
     dtype = torch.bfloat16 if section.lora is not None and torch.cuda.is_available() else torch.float32
+    base, rank = adapter_of(source)
+    if not rank or section.lora is None:
+        return load_weights(source, dtype=dtype), tokenizer
+    model = load_weights(base, dtype=dtype)
     with loading_errors(source):
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    return model, tokenizer
+        return PeftModel.from_pretrained(model, source, is_trainable=True), tokenizer
+
+
+def _reference(source: str, dtype: torch.dtype) -> PreTrainedModel:
+    """DPO's reference. An adapter stays unmerged: under ZeRO-3 no rank has the weights to merge it with."""
+    with loading_errors(source):
+        reference: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    return reference
 
 
 def _refuse_empty(data: Dataset, section: Training) -> None:
