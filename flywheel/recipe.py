@@ -275,9 +275,7 @@ class Recipe(Section):
             raise ValueError("warmup.lora: adapters on random weights learn nothing; leave it out")
         sections = [s.lora for s in (self.warmup, self.sft, self.dpo) if s is not None and s.lora is not None]
         if any(not lora.merge for lora in sections) and len({lora.model_dump_json() for lora in sections}) > 1:
-            raise ValueError(
-                "lora: with `merge: false` a stage continues the adapter before it; all sections must agree"
-            )
+            raise ValueError("lora: with `merge: false` a stage continues the adapter before it: all must be equal")
         if self.sft is None and self.dpo is None and self.rounds > 0:
             raise ValueError("`sft` and `dpo` are both null: nothing would be trained")
         return self
