@@ -11,7 +11,7 @@ import torch
 from conftest import TINY
 
 from flywheel.engines import EnginePolicy, EngineSpec, make_engine
-from flywheel.engines.checkpoint import chars_tokenizer, make_model
+from flywheel.engines.checkpoint import chars_tokenizer, make_model, render_chat
 from flywheel.engines.scripted import ScriptedEngine
 from flywheel.engines.transformers import TransformersEngine
 from flywheel.errors import DataError, ModelError, RecipeError
@@ -73,6 +73,28 @@ def test_finish_reason_and_tokens(checkpoint: Path) -> None:
     for completion in ask(TransformersEngine(str(checkpoint)), ["1+1"], n=16, max_tokens=5)[0]:
         assert 0 < completion.tokens <= 5
         assert completion.finish == "length" or completion.tokens == len(completion.text) + 1
+
+
+def test_a_conversation_that_ends_with_the_assistant_is_continued(checkpoint: Path) -> None:
+    question = {"role": "user", "content": "1 2 3=6"}
+
+    def greedy(*messages: dict[str, str], length: int) -> str:
+        policy = EnginePolicy(TransformersEngine(str(checkpoint)), Sampling(temperature=0, max_tokens=length), "k")
+        return asyncio.run(policy.chat(messages))[0].text
+
+    whole = greedy(question, length=12)
+    for cut in (1, 5, 11):
+        begun = {"role": "assistant", "content": whole[:cut]}
+        assert greedy(question, begun, length=12 - cut) == whole[cut:]
+
+
+def test_a_template_that_changes_answers_cannot_continue_them() -> None:
+    tokenizer = chars_tokenizer()
+    messages = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "so 1"}]
+    assert render_chat(tokenizer, messages) == "<|user|>1+1<|assistant|>so 1"
+    tokenizer.chat_template = tokenizer.chat_template.replace("m['content']", "m['content'][-2:]")  # type: ignore[union-attr]
+    with pytest.raises(ModelError, match="cannot be continued"):
+        render_chat(tokenizer, messages)
 
 
 def test_stop_strings_end_a_completion(checkpoint: Path) -> None:

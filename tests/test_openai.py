@@ -201,6 +201,17 @@ def test_a_request_says_everything_that_sampling_says(serve: Serve, monkeypatch:
     assert engine.usage == Usage(1, 10, 15, 0.0)
 
 
+def test_a_message_that_the_assistant_began_is_continued(serve: Serve) -> None:
+    server = serve()
+    begun = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "It is "}]
+    for extra_body in (None, {"add_generation_prompt": None, "continue_final_message": None}):
+        asyncio.run(OpenAIEngine(servers=server.url, extra_body=extra_body).chat(begun, Sampling()))
+    told, untold = server.asked
+    assert told["messages"] == begun
+    assert told["continue_final_message"] is True and told["add_generation_prompt"] is False
+    assert not untold.keys() & {"continue_final_message", "add_generation_prompt"}
+
+
 def test_extra_body_adds_replaces_and_removes(serve: Serve) -> None:
     server = serve()
     extra = {"min_p": 0.1, "max_tokens": None, "max_completion_tokens": 9}

@@ -68,6 +68,17 @@ def test_greedy_answers_are_those_of_transformers(engine: Engine, checkpoint: Pa
     assert same >= 0.9 * len(QUESTIONS), list(zip(ours, theirs, strict=True))[:3]  # rounding may break a tie
 
 
+def test_an_answer_that_the_assistant_began_is_continued(engine: Engine) -> None:
+    question = {"role": "user", "content": QUESTIONS[0]}
+
+    def greedy(*messages: dict[str, str], length: int) -> str:
+        sampling = Sampling(temperature=0.0, max_tokens=length)
+        return LOOP.run_until_complete(engine.chat(list(messages), sampling))[0].text
+
+    whole = greedy(question, length=12)
+    assert greedy(question, {"role": "assistant", "content": whole[:5]}, length=len(whole) - 5) == whole[5:]
+
+
 def test_a_seeded_request_gives_the_same_answers_in_any_company(engine: Engine) -> None:
     sampled = Sampling(n=4, max_tokens=12, seed=7)
     together = ask(engine, sampled)

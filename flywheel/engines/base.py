@@ -54,6 +54,8 @@ class Engine(Protocol):
     async def chat(self, messages: list[Message], sampling: Sampling) -> list[Completion]:
         """``sampling.n`` completions of one conversation. Concurrent calls are batched.
 
+        A conversation that ends with the assistant's own message is continued: the completions hold what follows.
+
         Raises:
             NoAnswer: this request failed for good; others may succeed.
             EngineFailed: no request can succeed any more.
@@ -77,6 +79,7 @@ class EnginePolicy:
         self.sampling = sampling
         self.key = key
         self.evaluating = evaluating
+        self.continuous = engine.continuous
         self._calls = 0
 
     async def chat(self, messages: Iterable[Message], **overrides: Any) -> list[Completion]:

@@ -21,6 +21,7 @@ from transformers import (
 
 from flywheel.errors import ModelError, RecipeError
 from flywheel.recipe import ScratchModel
+from flywheel.types import Message
 
 CHAT_TEMPLATE_HINT = "set `chat_template: FILE.jinja` in the recipe (docs/recipes.md shows one)"
 
@@ -111,6 +112,30 @@ def load_weights(model: str, **options: Any) -> Any:
 
     with loading_errors(model):
         return PeftModel.from_pretrained(loaded, model).merge_and_unload()
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
+    """The text after which the assistant goes on: a new message, or the one that it has begun.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: the conversation; where it ends with the assistant's own message, that one is continued.
+
+    Raises:
+        ModelError: the chat template does not leave an answer as it is, so that nothing can continue it.
+    """
+    begun = bool(messages) and messages[-1]["role"] == "assistant"
+    if not begun:
+        text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)  # type: ignore[assignment]
+        return text
+    try:
+        text = tokenizer.apply_chat_template(messages, continue_final_message=True, tokenize=False)  # type: ignore[assignment]
+    except ValueError as error:
+        raise ModelError(
+            f"the chat template changes what the assistant has said, so its answer cannot be continued: {error}",
+            hint="set `chat_template:` to one that keeps answers as they are, or leave out what continues them",
+        ) from error
+    return text
 
 
 def end_tokens(*sources: int | list[int] | None) -> frozenset[int]:

@@ -143,7 +143,7 @@ class OpenAIEngine:
 
     async def _ask(self, messages: list[Message], sampling: Sampling) -> list[Completion]:
         """One request, repeated until it is answered: at least one completion, perhaps fewer than n."""
-        body = self._body(sampling)
+        body = self._body(messages, sampling)
         server: _Server | None = None
         first_sent: float | None = None
         attempts = failures = 0
@@ -168,8 +168,9 @@ class OpenAIEngine:
                 raise NoAnswer(f"no answer in {attempts} attempts; the last: {failure}") from failure
             await asyncio.sleep(self._pause(attempts))
 
-    def _body(self, sampling: Sampling) -> dict[str, Any]:
+    def _body(self, messages: list[Message], sampling: Sampling) -> dict[str, Any]:
         body: dict[str, Any] = {
+            **_continuing(messages),
             "n": sampling.n,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -370,6 +371,13 @@ class OpenAIEngine:
         if isinstance(meaning, RecipeError):
             raise meaning
         return meaning
+
+
+def _continuing(messages: list[Message]) -> dict[str, Any]:
+    """Fields that vLLM and SGLang need to go on with a message; others' servers do so, or do not, unasked."""
+    if messages[-1]["role"] != "assistant":
+        return {}
+    return {"add_generation_prompt": False, "continue_final_message": True}
 
 
 @dataclass(eq=False)

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from flywheel.engines.base import derive_seed
-from flywheel.engines.checkpoint import end_tokens, load_tokenizer, load_weights
+from flywheel.engines.checkpoint import end_tokens, load_tokenizer, load_weights, render_chat
 from flywheel.types import Completion, Message, Sampling
 
 
@@ -79,7 +79,7 @@ class TransformersEngine:
         self._server: asyncio.Task[None] | None = None
 
     async def chat(self, messages: list[Message], sampling: Sampling) -> list[Completion]:
-        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = render_chat(self._tokenizer, messages)
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         request = _Request(ids, sampling, asyncio.get_running_loop().create_future())
         self._pending.append(request)

@@ -32,7 +32,7 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from flywheel.engines.checkpoint import adapter_of, end_tokens, load_tokenizer, loading_errors
+from flywheel.engines.checkpoint import adapter_of, end_tokens, load_tokenizer, loading_errors, render_chat
 from flywheel.errors import EngineFailed, ModelError, NoAnswer, RecipeError
 from flywheel.types import Completion, Message, Sampling
 
@@ -133,7 +133,7 @@ class VllmEngine:
         self._dead = False
 
     async def chat(self, messages: list[Message], sampling: Sampling) -> list[Completion]:
-        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = render_chat(self._tokenizer, messages)
         prompt = tokens_input(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         number = str(next(self._numbers))
         if self._watch is None:

@@ -20,14 +20,17 @@ class Policy(Protocol):
         key: names this rollout (seed, round, mode, problem): what else is random should derive from it.
         evaluating: the completions measure the policy, and nobody trains on them: a rollout then gives
             independent attempts and nothing else.
+        continuous: whether requests may come at any time. If not, what is asked together is part of the result, and a
+            rollout that waits for anything else than the policy waits in turn, so that runs can be repeated.
     """
 
     sampling: Sampling
     key: str
     evaluating: bool
+    continuous: bool
 
     async def chat(self, messages: Iterable[Message], **overrides: Any) -> list[Completion]:
-        """Sample the next assistant message.
+        """Sample the next assistant message; or the rest of it, where the conversation ends with its beginning.
 
         Args:
             messages: the conversation so far.
