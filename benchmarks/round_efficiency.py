@@ -416,7 +416,7 @@ def measure_vllm(args: argparse.Namespace) -> dict[str, Any]:
             try:
                 return run_all([spawn(f"round_efficiency:{target}", payload, name=target, log=log)])[0]
             except FlywheelError:
-                print(tail(log, 60), file=sys.stderr)
+                print(tail(log, 2000), file=sys.stderr)
                 raise
 
         worker("make_checkpoint", {"folder": folder, "config": VLLM_MODEL})

@@ -88,6 +88,12 @@ def test_a_seeded_request_gives_the_same_answers_in_any_company(engine: Engine) 
     assert all(c.tokens == 12 and c.finish == "length" for c in alone if c.finish == "length")
 
 
+def test_seeded_requests_with_more_prompt_tokens_than_fit_one_step(engine: Engine) -> None:
+    long = [f"{n} " * 36 for n in range(10, 74)]
+    answers = ask(engine, Sampling(n=2, max_tokens=4, seed=3), long)
+    assert all(len(group) == 2 and all(c.finish != "abort" for c in group) for group in answers)
+
+
 def test_lengths_stops_and_greedy_copies(engine: Engine) -> None:
     [[long]] = ask(engine, Sampling(temperature=0.0, max_tokens=16), QUESTIONS[:1])
     stop = long.text[6]

@@ -112,6 +112,10 @@ class VllmEngine:
             if not gpu:
                 values["kv_cache_memory_bytes"] = _cpu_cache(config, dtype, batch_size, max_model_len)
                 _run_on(threads)
+                if seeded:
+                    # After a prompt that was read in parts vLLM turns the request's random stream back, which a
+                    # CPU's generator cannot do: the engine core dies.
+                    values["enable_chunked_prefill"] = False
             self._eos = sorted(end_tokens(_generation_eos(base), self._tokenizer.eos_token_id))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         # vLLM's processes talk through socket files that it does not delete.
