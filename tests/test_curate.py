@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flywheel.curate import FILTERS, make_filters, make_pairs, run_filters
+from flywheel.curate import make_filters, make_pairs, run_filters
 from flywheel.types import Completion, Group, Pair, Problem, Sample, Verdict
 
 
@@ -129,10 +129,6 @@ def test_the_pass_rate_band_includes_its_ends() -> None:
 
 def test_cut_off_answers_can_be_dropped() -> None:
     assert kept("finished", [sample_row(0, finish="length"), sample_row(1)]) == ["s001"]
-
-
-def test_every_filter_is_tested_here() -> None:
-    assert set(FILTERS) == {"exact_duplicates", "cap_per_problem", "pass_rate", "finished"}
 
 
 # -- pairs ---------------------------------------------------------------------------------------

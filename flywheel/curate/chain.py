@@ -69,6 +69,7 @@ class Aids:
         base: the folder that paths in a filter's options start from.
         scratch: a folder for what is worth keeping over a crash, such as judgements.
         heldout: the run's own held-out problems, a Parquet file of the columns in ``Problem.to_row``.
+        reference: training rows of earlier rounds, to compare this round's phrases with.
         engine: makes the engine that a judge needs, given the filter's ``engine`` option (None: the run's policy);
             the caller closes it.
         progress: called with a filter's name, rows done and rows in all.
@@ -77,6 +78,7 @@ class Aids:
     base: Path = field(default_factory=Path)
     scratch: Path | None = None
     heldout: Path | None = None
+    reference: Sequence[Path] = ()
     engine: Callable[[dict[str, Any] | None], Any] | None = None
     progress: Callable[[str, int, int], None] = lambda name, done, total: None
 
@@ -166,7 +168,8 @@ def run_chain(
         aids: what filters may need from outside.
 
     Returns:
-        The funnel: per filter ``filter``, ``rows_in``, ``kept`` and ``dropped``, its reasons with their counts.
+        The funnel: per filter ``filter``, ``rows_in``, ``kept``, ``dropped`` (its reasons with their counts), and, of a
+        filter that measures something, its ``report``.
 
     Raises:
         DataError: a column that a filter needs is not there; all of them are named, before any filter has run.
@@ -193,7 +196,10 @@ def run_chain(
                 [portion.reason] * len(portion.ordinals) if isinstance(portion.reason, str) else portion.reason
             )
         rows.alive &= ~going
-        funnel.append({"filter": name, "rows_in": entering, "kept": len(rows), "dropped": _counted(reasons)})
+        step = {"filter": name, "rows_in": entering, "kept": len(rows), "dropped": _counted(reasons)}
+        if report := getattr(filter, "report", None):
+            step["report"] = report
+        funnel.append(step)
     return funnel
 
 

@@ -13,6 +13,13 @@ from typing import Any
 
 from flywheel.curate.basic import CapPerProblem, ExactDuplicates, Finished, PassRate, Verified
 from flywheel.curate.chain import Filter, RowWise
+from flywheel.curate.decontaminate import Decontaminate
+from flywheel.curate.difficulty import Difficulty
+from flywheel.curate.language import Language
+from flywheel.curate.mix import Mix
+from flywheel.curate.overused import OverusedPhrases
+from flywheel.curate.quality import Quality, SelfFilter
+from flywheel.curate.shape import Format, Length, Repetition
 from flywheel.errors import RecipeError
 
 FILTERS: dict[str, Any] = {
@@ -20,6 +27,16 @@ FILTERS: dict[str, Any] = {
     "cap_per_problem": CapPerProblem,
     "pass_rate": PassRate,
     "finished": Finished,
+    "decontaminate": Decontaminate,
+    "length": Length,
+    "format": Format,
+    "language": Language,
+    "repetition": Repetition,
+    "overused_phrases": OverusedPhrases,
+    "quality": Quality,
+    "self_filter": SelfFilter,
+    "difficulty": Difficulty,
+    "mix": Mix,
 }
 
 
@@ -38,6 +55,8 @@ def make_filters(
         RecipeError: naming every unknown filter or option.
     """
     filters: list[tuple[str, Filter]] = [("verified", Verified())] if verified else []
+    if heldout and not any("decontaminate" in entry for entry in entries):
+        filters.append(("decontaminate", Decontaminate()))
     problems = []
     for position, entry in enumerate(entries):
         for name, options in entry.items():

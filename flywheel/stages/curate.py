@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from flywheel.curate import DROPPED, ParquetSource, Rows, make_filters, make_pairs, run_chain
 from flywheel.curate.chain import show_funnel
+from flywheel.curate.difficulty import before_and_after
 from flywheel.files import ParquetSink, write_json
 from flywheel.stagedir import StageDir
 from flywheel.stages.context import Checkpoint, Context
@@ -33,7 +34,8 @@ def curate(
     older = [ctx.run.stage(n, "curated") for n in range(first, number)]
     warmup = ctx.run.stage(0, "warmup")
     heldout = ctx.run.stage(0, "evaluate")
-    parents = {"verdicts": verdicts.identity(), **{s.label: s.identity() for s in older}}
+    measured = heldout.manifest()["files"][FILE]["sha256"]  # the problems alone: how they were answered is no matter
+    parents = {"verdicts": verdicts.identity(), "heldout": measured, **{s.label: s.identity() for s in older}}
     stage = ctx.run.stage(number, "curated")
 
     def build(work: Path) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def curate(
 
 
 def work(payload: dict[str, Any], report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Worker: write ``sft.parquet``, ``pairs.parquet``, ``dropped.parquet`` and ``funnel.json``.
+    """Worker: write ``sft.parquet``, ``pairs.parquet``, ``dropped.parquet``, ``funnel.json``, ``difficulty.json``.
 
     Returns:
         What the stage records of itself, and the funnel.
@@ -74,6 +76,7 @@ def work(payload: dict[str, Any], report: Report) -> tuple[dict[str, Any], list[
         graded = out / ".graded.parquet"
         write_graded(graded, found, *folders)
         rows = Rows(ParquetSource([graded]))
+        entered = rows.alive.copy()
         filters = make_filters(payload["filters"], Path(payload["base"]), heldout=True)
         with ParquetSink(out / "dropped.parquet", DROPPED) as dropped:
             funnel = run_chain(filters, rows, dropped, Judging.aids(payload, report))
@@ -83,6 +86,7 @@ def work(payload: dict[str, Any], report: Report) -> tuple[dict[str, Any], list[
             _write_replayed(sft, payload)
         pairs = _write_pairs(out / "pairs.parquet", payload, found, rows)
         write_json(out / "funnel.json", funnel)
+        write_json(out / "difficulty.json", before_and_after(rows, entered))
         graded.unlink()
         counts = {**found.counts, "kept": kept, "replayed": sft.rows - kept, "pairs": pairs}
     return {**counts, **_dropped_by(funnel)}, funnel

@@ -80,6 +80,7 @@ class Judging:
             base=base,
             scratch=out,
             heldout=Path(payload["heldout"]),
+            reference=[Path(file) for file in (*payload["older"], payload["warmup"]) if file],
             engine=lambda option: make_engine(spec_of(option, payload["engine"], base, payload["usage"])),
             progress=lambda name, done, total: report("filtered", filter=name, done=done, total=total),
         )
