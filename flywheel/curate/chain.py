@@ -84,7 +84,11 @@ class Aids:
 
 
 class Filter(Protocol):
-    """Says which rows go."""
+    """Says which rows go.
+
+    A filter may also have ``check(base)``, which raises what is wrong with the files that its options name, ``engines``
+    (the ``engine`` options of its judges, for ``flywheel check``) and ``report`` (what it measured, once it has run).
+    """
 
     @property
     def columns(self) -> Sequence[str]:

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flywheel.errors import DataError
+
 Derive = Callable[..., pa.Array]
 BREAK = "\n\n"
 """Between the messages of a dialogue, where they become one text."""
@@ -24,8 +26,7 @@ def contents(array: pa.Array) -> pa.ListArray:
         text = as_text(array)
         return pa.ListArray.from_arrays(pa.array(np.arange(len(text) + 1), pa.int32()), text)
     offsets, inner = _parts(array)
-    value = inner if not pa.types.is_struct(inner.type) else pc.struct_field(inner, "content")
-    return pa.ListArray.from_arrays(offsets, as_text(value))
+    return pa.ListArray.from_arrays(offsets, _field(inner, ("content", "value")))
 
 
 def as_text(array: pa.Array) -> pa.Array:
@@ -51,8 +52,8 @@ def user_text(messages: pa.Array) -> pa.Array:
     if not _is_list(messages.type) or not pa.types.is_struct(messages.type.value_type):
         return _joined(contents(messages))
     offsets, inner = _parts(messages)
-    said = pc.fill_null(pc.equal(pc.struct_field(inner, "role"), "user"), False)
-    return _joined(_kept_of_lists(offsets, as_text(pc.struct_field(inner, "content")), said))
+    said = pc.is_in(_field(inner, ("role", "from")), pa.array(["user", "human"]))
+    return _joined(_kept_of_lists(offsets, _field(inner, ("content", "value")), said))
 
 
 def whole_text(*parts: pa.Array) -> pa.Array:
@@ -93,6 +94,17 @@ def recipe_for(name: str, there: Iterable[str]) -> tuple[tuple[str, ...], Derive
         if all(need in have or recipe_for(need, have) for need in needs):
             return needs, derive
     return None
+
+
+def _field(messages: pa.Array, names: tuple[str, ...]) -> pa.Array:
+    """A field of flattened messages, under the first name that it has; plain strings are their own content."""
+    if not pa.types.is_struct(messages.type):
+        return as_text(messages)
+    there = [field.name for field in messages.type]
+    name = next((name for name in names if name in there), None)
+    if name is None:
+        raise DataError(f"messages have {', '.join(there)}, but no {' or '.join(names)}")
+    return as_text(pc.struct_field(messages, name))
 
 
 def _joined(lists: pa.ListArray) -> pa.Array:

@@ -50,7 +50,8 @@ class Decontaminate:
         short_ngram: words of the n-grams that are counted for coverage.
         coverage: share of a problem's short n-grams that is too much.
         similarity: cosine of embeddings from which on a question is a paraphrase; null: no embeddings.
-        encoder: what embeds, if `similarity` is set: a sentence-transformers or Hugging Face model.
+        encoder: what embeds, if `similarity` is set: a sentence-transformers or Hugging Face model; null is
+            all-MiniLM-L6-v2, which the `curate` extra brings along.
     """
 
     def __init__(
@@ -69,13 +70,15 @@ class Decontaminate:
             raise ValueError("coverage must be in (0, 1]")
         if similarity is not None and not 0 < similarity <= 1:
             raise ValueError("similarity must be in (0, 1]")
-        if similarity is not None and encoder is None:
-            raise ValueError("similarity needs an encoder")
         self._heldout, self._against = heldout, list(against)
         self._ngram, self._short, self._coverage = ngram, short_ngram, coverage
         self._similarity, self._encoder = similarity, encoder
         self.columns = ("dialogue",)
         self.report: dict[str, Any] = {}
+
+    def check(self, base: Path) -> None:
+        """Raise what is wrong with the files that the options name."""
+        self._items(Aids(base=base))
 
     def drops(self, rows: Rows, aids: Aids) -> Iterator[Drops]:
         items = self._items(aids)
@@ -84,12 +87,13 @@ class Decontaminate:
             return
         index = Index(items, self._ngram, self._short, self._coverage)
         columns = ("dialogue", "question") if rows.has("question") else ("dialogue",)
-        gone: list[NDArray[np.int64]] = []
+        gone = np.zeros(rows.count, bool)
         for batch, matches in rows.map(index.search, *columns):
             if matches:
-                gone.append(batch.ordinals[[match.row for match in matches]])
+                ordinals = batch.ordinals[[match.row for match in matches]]
+                gone[ordinals] = True
                 yield Drops(
-                    gone[-1],
+                    ordinals,
                     [f"{match.rule} in common with {match.item.set}" for match in matches],
                     detail={
                         "set": [match.item.set for match in matches],
@@ -98,7 +102,7 @@ class Decontaminate:
                     },
                 )
         if self._similarity is not None:
-            yield from self._paraphrases(rows, items, np.concatenate(gone) if gone else np.zeros(0, np.int64))
+            yield from self._paraphrases(rows, items, gone, self._similarity, aids)
 
     def _items(self, aids: Aids) -> list[Item]:
         items = read_set(aids.heldout, HELDOUT) if self._heldout and aids.heldout is not None else []
@@ -107,20 +111,24 @@ class Decontaminate:
             items += read_set(aids.base / given["file"], Path(given["file"]).name, given.get("column"))
         return items
 
-    def _paraphrases(self, rows: Rows, items: list[Item], gone: NDArray[np.int64]) -> Iterator[Drops]:
-        from flywheel.curate.embed import load_encoder
+    def _paraphrases(
+        self, rows: Rows, items: list[Item], gone: NDArray[np.bool_], similarity: float, aids: Aids
+    ) -> Iterator[Drops]:
+        from flywheel.engines.embed import Encoder
 
-        encoder = load_encoder(self._encoder)
+        encoder = Encoder(self._encoder)
         asked = encoder.encode([item.text for item in items])
         column = "question" if rows.has("question") else "dialogue"
+        done = 0
         for batch in rows.scan(column):
-            cosine = encoder.encode(batch.text(column).to_pylist()) @ asked.T
+            here = np.flatnonzero(~gone[batch.ordinals])
+            cosine = encoder.encode(batch.text(column).take(pa.array(here)).to_pylist()) @ asked.T
             nearest = cosine.argmax(axis=1)
-            top = cosine[np.arange(len(batch)), nearest]
-            hit = (top >= self._similarity) & ~np.isin(batch.ordinals, gone)
+            top = cosine[np.arange(len(here)), nearest]
+            hit = top >= similarity
             found = [items[i] for i in nearest[hit]]
             yield Drops(
-                batch.ordinals[hit],
+                batch.ordinals[here[hit]],
                 [f"paraphrase of {item.set}" for item in found],
                 detail={
                     "set": [item.set for item in found],
@@ -129,6 +137,8 @@ class Decontaminate:
                     "cosine": np.round(top[hit].astype(float), 4),
                 },
             )
+            done += len(batch)
+            aids.progress("decontaminate", done, len(rows))
 
 
 class Index:

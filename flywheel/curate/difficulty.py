@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from flywheel.curate.chain import Aids, Drops
 from flywheel.curate.judged import Judge, judge_rows
 from flywheel.curate.rows import Rows
+from flywheel.verify import load_rubric
 
 MEASURES = ("pass_rate", "intentions", "judge")
 BINS = 10
@@ -52,6 +54,11 @@ class Difficulty:
         self.engines = [] if self._judge is None else [engine]
         self.columns = ("pass_rate",) if by == "pass_rate" else ("problem_id", "prompt")
         self.report: dict[str, Any] = {}
+
+    def check(self, base: Path) -> None:
+        """Raise what is wrong with the files that the options name."""
+        if self._judge is not None:
+            load_rubric(self._judge.rubric, base)
 
     def drops(self, rows: Rows, aids: Aids) -> Iterator[Drops]:
         values = 1 - rows.numbers("pass_rate") if self._judge is None else self._judged(rows, aids, self._judge)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,11 @@ class OverusedPhrases:
         self._column = column
         self.columns = (column,)
         self.report: dict[str, Any] = {}
+
+    def check(self, base: Path) -> None:
+        """Raise what is wrong with the files that the options name."""
+        for name in self._lists:
+            read_list(name, base)
 
     def drops(self, rows: Rows, aids: Aids) -> Iterator[Drops]:
         listed = [phrase for name in self._lists for phrase in read_list(name, aids.base)] + self._phrases

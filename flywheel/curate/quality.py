@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,15 @@ class Quality:
         self._quantile, self._reward, self._combine, self._per = reward_quantile, reward, combine, per
         self._judge = None if judge is None else Judge.of(judge)
         self.engines = [] if self._judge is None else [self._judge.engine]
-        self.columns = tuple(name for name in (reward if reward_quantile is not None else None, per) if name)
+        self.columns: tuple[str, ...] = tuple(
+            name for name in (reward if reward_quantile is not None else None, per) if name
+        )
         self.report: dict[str, Any] = {}
+
+    def check(self, base: Path) -> None:
+        """Raise what is wrong with the files that the options name."""
+        if self._judge is not None:
+            load_rubric(self._judge.rubric, base)
 
     def drops(self, rows: Rows, aids: Aids) -> Iterator[Drops]:
         good, place = self._by_reward(rows)
@@ -128,8 +136,12 @@ class SelfFilter:
         self._judge = Judge(rubric, votes, engine, min_score)
         self._undecided = undecided
         self.engines = [engine]
-        self.columns = ()
+        self.columns: tuple[str, ...] = ()
         self.report: dict[str, Any] = {}
+
+    def check(self, base: Path) -> None:
+        """Raise what is wrong with the files that the options name."""
+        load_rubric(self._judge.rubric, base)
 
     def drops(self, rows: Rows, aids: Aids) -> Iterator[Drops]:
         low, high = load_rubric(self._judge.rubric, aids.base).scale

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flywheel.curate import Aids, make_filters
-from flywheel.devices import alone, await_release, cpu_threads, generation_env, memory_in_use, replicas
+from flywheel.devices import await_release, cpu_threads, generation_env, memory_in_use, replicas
 from flywheel.engines import EngineSpec, make_engine
 from flywheel.engines.base import derive_seed
 from flywheel.errors import RecipeError
@@ -36,9 +36,8 @@ class Judging:
         its exit."""
         filters = make_filters(self.ctx.recipe.curate, self.ctx.base)
         asked = [option for _, filter in filters for option in getattr(filter, "engines", ())]
-        gpus: list[str] = []
-        if local := [engine_use(o, self.ctx.recipe.engine) for o in asked if not _on_a_server(o)]:
-            gpus = replicas(self.ctx.rank, max(use.tensor_parallel for use in local), 1)[0]
+        local = [engine_use(option, self.ctx.recipe.engine) for option in asked if not _on_a_server(option)]
+        gpus = replicas(self.ctx.rank, max((use.tensor_parallel for use in local), default=1), 1)[0]
         spec = EngineSpec(
             **self.ctx.recipe.engine.model_dump(mode="json", exclude={"cpu_replicas", "extra"}),
             model=str(self.policy.path),
@@ -61,7 +60,7 @@ class Judging:
             self.stage,
             target,
             {**payload, "engine": spec, "usage": str(self.ctx.run.path / "usage.jsonl")},
-            env=generation_env(gpus) if asked else alone(),
+            env=generation_env(gpus),
             on_message=receive,
         )
         try:
