@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from flywheel.errors import UserError
 
 ROWS_PER_CLUSTER = 500
 """Comparing a row with every centroid costs about as much here as comparing it with the clusters that it probes."""
@@ -137,15 +134,15 @@ def _centroids(sample: Floats, count: int, seed: int) -> Floats:
 
 
 def _kmeans(rows: Floats, count: int, seed: int) -> Floats:
-    faiss = _faiss()
-    gpu = faiss.get_num_gpus() > 0
+    import faiss
+
     means = faiss.Kmeans(
         rows.shape[1],
         min(count, len(rows)),
         niter=ITERATIONS,
         spherical=True,
         seed=seed,
-        gpu=gpu,
+        gpu=faiss.get_num_gpus() > 0,
         min_points_per_centroid=1,
         max_points_per_centroid=10**6,
     )
@@ -156,7 +153,8 @@ def _kmeans(rows: Floats, count: int, seed: int) -> Floats:
 
 def _nearest(rows: Floats, centroids: Floats) -> Ints:
     parts = [(rows[i : i + CHUNK] @ centroids.T).argmax(axis=1) for i in range(0, len(rows), CHUNK)]
-    return np.concatenate(parts).astype(np.int32)
+    nearest: Ints = np.concatenate(parts).astype(np.int32)
+    return nearest
 
 
 def _distinct(centroids: Floats, distance: float) -> Floats:
@@ -173,7 +171,8 @@ def _apart(centroids: Floats) -> Floats:
     squares = (centroids**2).sum(axis=1)
     apart = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * (centroids @ centroids.T), 1e-12))
     np.fill_diagonal(apart, 1.0)
-    return apart.astype(np.float32)
+    distances: Floats = apart.astype(np.float32)
+    return distances
 
 
 def _reach(vectors: Floats, centroids: Floats, apart: Floats, threshold: float, seed: int) -> float:
@@ -220,14 +219,3 @@ def _margins(rows: Floats, neighbours: Floats, centroids: Floats, apart: Floats)
     each = np.arange(len(rows))
     margins: Floats = (scores[each, home] - scores[each, other]) / apart[home, other]
     return margins
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise UserError(
-            "semantic deduplication of many rows needs faiss, which is not installed",
-            hint="pip install 'flywheel[curate]'",
-        ) from error
-    return faiss

@@ -14,6 +14,7 @@ from typing import Any
 from flywheel.curate.basic import CapPerProblem, ExactDuplicates, Finished, PassRate, Verified
 from flywheel.curate.chain import Filter, RowWise
 from flywheel.curate.decontaminate import Decontaminate
+from flywheel.curate.dedup import Dedup, NearExact
 from flywheel.curate.difficulty import Difficulty
 from flywheel.curate.language import Language
 from flywheel.curate.mix import Mix
@@ -24,6 +25,8 @@ from flywheel.errors import RecipeError
 
 FILTERS: dict[str, Any] = {
     "exact_duplicates": ExactDuplicates,
+    "near_exact": NearExact,
+    "dedup": Dedup,
     "cap_per_problem": CapPerProblem,
     "pass_rate": PassRate,
     "finished": Finished,

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from flywheel.curate.clusters import Clusters, find_clusters, one_cluster
 
@@ -39,7 +38,7 @@ SCORES = 1 << 20
 REFERENCES = 4096
 COLUMNS = 32
 TOLERANCE = 1e-6
-"""float32's error in a cosine: equal rows must be found at a threshold of 1."""
+"""float32's error in a cosine: equal rows must be found at a threshold of 1 as well."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def deduplicate(
 
     Raises:
         ValueError: a wrong threshold or shape.
-        UserError: more than ``EXACT_ROWS`` rows, and faiss is not installed.
+        ImportError: faiss or threadpoolctl is not installed; the ``curate`` extra brings them.
     """
     check_threshold(threshold)
     if against not in ("kept", "seen"):
@@ -97,7 +96,7 @@ def deduplicate(
         clusters = (
             one_cluster(len(work)) if len(work) <= EXACT_ROWS else find_clusters(work, threshold, pool, seed=seed)
         )
-        greedy = _Greedy(work, clusters, threshold - TOLERANCE, against, pool)
+        greedy = _Greedy(work, clusters, min(threshold, 1 - TOLERANCE), against, pool)
         greedy.run()
     rows = np.flatnonzero(greedy.gone)
     return Removed(
@@ -298,6 +297,8 @@ def _sort_in_place(vectors: Floats, order: Ints) -> None:
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
     """One thread per core, each with a BLAS of one thread: many small products are faster so than one at a time."""
+    from threadpoolctl import threadpool_limits
+
     cores = len(os.sched_getaffinity(0))
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores) as pool:
         yield pool
