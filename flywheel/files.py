@@ -7,10 +7,13 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+_ROW_GROUP = 8192
 
 
 def fsync_path(path: Path) -> None:
@@ -77,3 +80,51 @@ def sha256_file(path: Path) -> str:
 def digest(value: Any) -> str:
     """A hash of plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class ParquetSink:
+    """One Parquet part (zstd), written a table at a time; it appears under its name when it is whole, or not at all.
+
+    Args:
+        path: the part.
+        schema: its columns; tables are cast to it.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd")
+        self._waiting: list[pa.Table] = []
+        self.rows = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows. Small tables are gathered: a row group for each would make a file that is slow to read."""
+        self._waiting.append(table.select(self._schema.names).cast(self._schema))
+        self.rows += len(table)
+        if sum(len(waiting) for waiting in self._waiting) >= _ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting))
+            self._waiting = []
+
+    def __enter__(self) -> ParquetSink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush()
+            self._writer.close()
+            if kind is None:
+                fsync_path(self._temporary)
+                os.replace(self._temporary, self._path)
+        finally:
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+        if kind is None:
+            fsync_path(self._path.parent)

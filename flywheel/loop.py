@@ -42,7 +42,7 @@ def _attempt(ctx: Context, number: int, base: Checkpoint, best: Checkpoint) -> C
     """One round's data and training; returns its candidate."""
     problems = draw_problems(ctx, number)
     samples, verdicts = sample_and_verify_round(ctx, number, best, problems)
-    curated = curate(ctx, number, problems, samples, verdicts)
+    curated = curate(ctx, number, best, problems, samples, verdicts)
     start = base if ctx.recipe.train_from == "base" else best
     tuned = sft(ctx, number, start, curated)
     return dpo(ctx, number, tuned, curated, references={"initial": base, "previous": best, "sft": tuned})

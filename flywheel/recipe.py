@@ -301,6 +301,28 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     return parse_recipe(raw, str(path))
 
 
+def load_filters(path: str | Path) -> list[dict[str, dict[str, Any]]]:
+    """The ``curate:`` list of a YAML file, which may be a whole recipe, or have nothing else.
+
+    Raises:
+        RecipeError: the file is missing or not YAML, or has no such list.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise RecipeError(f"there is no recipe {path}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    found = raw.get("curate") if isinstance(raw, dict) else raw
+    if not isinstance(found, list):
+        raise RecipeError(f"{path} has no list of filters", hint="curate: [exact_duplicates, {length: {max: 512}}]")
+    entries = _normal_filters(found)
+    if wrong := [e for e in entries if not (isinstance(e, dict) and all(isinstance(v, dict) for v in e.values()))]:
+        raise RecipeError(f"{path}: {wrong[0]!r} is not a filter", hint="a filter is NAME or {NAME: {OPTION: VALUE}}")
+    return entries
+
+
 def parse_recipe(raw: dict[str, Any], source: str = "recipe") -> Recipe:
     """Validate a recipe given as plain data.
 

@@ -9,31 +9,40 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flywheel.curate import make_filters, make_pairs, run_filters
-from flywheel.files import read_rows, write_json, write_rows, write_table
+from flywheel.curate import DROPPED, ParquetSource, Rows, make_filters, make_pairs, run_chain
+from flywheel.curate.chain import show_funnel
+from flywheel.curate.difficulty import before_and_after
+from flywheel.files import ParquetSink, write_json
 from flywheel.stagedir import StageDir
-from flywheel.stages.context import Context
-from flywheel.stages.graded import make_groups, read_graded
+from flywheel.stages.context import Checkpoint, Context
+from flywheel.stages.graded import Tally, graded_parts, make_groups, tally, write_graded
+from flywheel.stages.judging import Judging
 from flywheel.stages.problems import FILE
-from flywheel.stages.schemas import DROPPED, PAIRS, SFT
-from flywheel.types import Group, Pair, Problem
+from flywheel.stages.schemas import PAIRS, SFT
+from flywheel.types import Pair, Problem
 from flywheel.workers import Report
 
 KEYS = ("seed", "curate", "replay", "pairs")
 
 
-def curate(ctx: Context, number: int, problems: StageDir, samples: StageDir, verdicts: StageDir) -> StageDir:
-    """The ``curated`` stage of a round."""
+def curate(
+    ctx: Context, number: int, policy: Checkpoint, problems: StageDir, samples: StageDir, verdicts: StageDir
+) -> StageDir:
+    """The ``curated`` stage of a round; the policy is the one that sampled it, and judges where a filter asks it."""
     window = ctx.recipe.replay.rounds
     first = 1 if window is None else max(1, number - window)
     older = [ctx.run.stage(n, "curated") for n in range(first, number)]
     warmup = ctx.run.stage(0, "warmup")
-    parents = {"verdicts": verdicts.identity(), **{s.label: s.identity() for s in older}}
+    heldout = ctx.run.stage(0, "evaluate")
+    measured = heldout.manifest()["files"][FILE]["sha256"]  # the problems alone: how they were answered is no matter
+    parents = {"verdicts": verdicts.identity(), "heldout": measured, **{s.label: s.identity() for s in older}}
     stage = ctx.run.stage(number, "curated")
 
     def build(work: Path) -> dict[str, Any]:
         payload = {
             "filters": ctx.resolved["curate"],
+            "base": str(ctx.base),
+            "heldout": str(heldout.path / FILE),
             "pairs": ctx.resolved["pairs"] if ctx.recipe.dpo is not None else None,
             "seed": ctx.recipe.seed,
             "round": number,
@@ -45,77 +54,98 @@ def curate(ctx: Context, number: int, problems: StageDir, samples: StageDir, ver
             "demonstrations": ctx.recipe.replay.demonstrations,
             "work": str(work),
         }
-        counts: dict[str, Any] = ctx.run_worker(stage, "flywheel.stages.curate:work", payload)
-        return counts
+        judging = Judging.of(ctx, stage, policy)
+        counts, funnel = judging.run_worker("flywheel.stages.curate:work", payload)
+        ctx.screen.say("\n".join([f"round {number}: curation", *(f"  {line}" for line in show_funnel(funnel))]))
+        made: dict[str, Any] = counts
+        return made
 
     return ctx.lead(stage, ctx.inputs(KEYS, parents), build)
 
 
-def work(payload: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Worker: write ``sft.parquet``, ``pairs.parquet``, ``dropped.parquet`` and ``funnel.json``."""
+def work(payload: dict[str, Any], report: Report) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Worker: write ``sft.parquet``, ``pairs.parquet``, ``dropped.parquet``, ``funnel.json``, ``difficulty.json``.
+
+    Returns:
+        What the stage records of itself, and the funnel.
+    """
     with report.span("curate"):
         out = Path(payload["work"])
-        problems = [Problem.from_row(row) for row in read_rows(Path(payload["problems"]))]
-        rows = read_graded(Path(payload["samples"]), Path(payload["verdicts"]))
-        groups = make_groups(problems, rows)
-        rates = {group.problem.id: group.pass_rate for group in groups}
-        rows = [{**row, "pass_rate": rates[row["problem_id"]]} for row in rows]
-        kept, dropped, funnel = run_filters(make_filters(payload["filters"]), rows)
-        fresh = pa.Table.from_pylist(_sft_rows(kept, {p.id: p for p in problems}, payload["round"]), schema=SFT)
-        replayed = _replayed(payload)
-        pairs = _pairs(payload, groups, {row["sample_id"] for row in kept})
-        write_table(out / "sft.parquet", pa.concat_tables([fresh, *replayed]))
-        write_rows(out / "pairs.parquet", [_pair_row(pair, payload["round"]) for pair in pairs], PAIRS)
-        write_rows(out / "dropped.parquet", dropped, DROPPED)
+        folders = (Path(payload["samples"]), Path(payload["verdicts"]))
+        found = tally(Path(payload["problems"]), *folders)
+        graded = out / ".graded.parquet"
+        write_graded(graded, found, *folders)
+        rows = Rows(ParquetSource([graded]))
+        entered = rows.alive.copy()
+        filters = make_filters(payload["filters"], Path(payload["base"]), heldout=True)
+        with ParquetSink(out / "dropped.parquet", DROPPED) as dropped:
+            funnel = run_chain(filters, rows, dropped, Judging.aids(payload, report))
+        with ParquetSink(out / "sft.parquet", SFT) as sft:
+            _write_own(sft, rows, payload["round"])
+            kept = sft.rows
+            _write_replayed(sft, payload)
+        pairs = _write_pairs(out / "pairs.parquet", payload, found, rows)
         write_json(out / "funnel.json", funnel)
-    return {
-        "problems": len(problems),
-        "samples": len(rows),
-        "right": sum(row["passed"] is True for row in rows),
-        "wrong": sum(row["passed"] is False for row in rows),
-        "undecided": sum(row["passed"] is None for row in rows),
-        "solved": sum(bool(group.right) for group in groups),
-        "kept": len(kept),
-        "replayed": sum(len(table) for table in replayed),
-        "pairs": len(pairs),
-    }
+        write_json(out / "difficulty.json", before_and_after(rows, entered))
+        graded.unlink()
+        counts = {**found.counts, "kept": kept, "replayed": sft.rows - kept, "pairs": pairs}
+    return {**counts, **_dropped_by(funnel)}, funnel
 
 
-def _sft_rows(kept: list[dict[str, Any]], problems: dict[str, Problem], number: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "row_id": f"sft-{row['sample_id']}",
-            "prompt": row["answers"] or list(problems[row["problem_id"]].prompt),
-            "completion": row["messages"],
-            "source": "round",
-            "round": number,
-            "problem_id": row["problem_id"],
-            "sample_id": row["sample_id"],
-            "kind": row["kind"],
-            "pass_rate": row["pass_rate"],
-        }
-        for row in kept
-    ]
+def _dropped_by(funnel: list[dict[str, Any]]) -> dict[str, int]:
+    """The funnel as numbers for ``round.json``, ``metrics.jsonl`` and W&B."""
+    gone: dict[str, int] = {}
+    for step in funnel[1:]:  # the first is the verifier, whose counts have names of their own
+        name = f"dropped_by_{step['filter']}"
+        gone[name] = gone.get(name, 0) + step["rows_in"] - step["kept"]
+    return gone
 
 
-def _replayed(payload: dict[str, Any]) -> list[pa.Table]:
+def _write_own(sink: ParquetSink, rows: Rows, number: int) -> None:
+    """The rows of this round that were kept."""
+    for batch in rows.scan("sample_id", "prompt", "messages", "problem_id", "kind", "pass_rate"):
+        columns = dict(zip(batch.table.schema.names, batch.table.columns, strict=True))
+        columns["completion"] = columns.pop("messages")
+        columns["row_id"] = pc.binary_join_element_wise("sft-", columns["sample_id"], "")
+        columns["source"] = pa.repeat("round", len(batch))
+        columns["round"] = pa.repeat(pa.scalar(number, pa.int32()), len(batch))
+        sink.write(pa.table(columns))
+
+
+def _write_replayed(sink: ParquetSink, payload: dict[str, Any]) -> None:
     """Rows of earlier rounds (each round's own, not what it replayed), and demonstrations."""
-    tables = []
     for file in payload["older"]:
-        table = pq.ParquetFile(file).read()
-        own = table.filter(pc.equal(table["source"], "round"))
-        replay = pa.array(["replay"] * len(own), pa.string())
-        tables.append(own.set_column(own.schema.get_field_index("source"), SFT.field("source"), replay))
-    if payload["warmup"] and payload["demonstrations"]:
-        tables.append(pq.ParquetFile(payload["warmup"]).read().slice(0, payload["demonstrations"]))
-    return tables
+        for batch in pq.ParquetFile(file).iter_batches(8192):
+            own = pa.table(batch).filter(pc.equal(batch["source"], "round"))
+            replay = pa.repeat("replay", len(own))
+            sink.write(own.set_column(own.schema.get_field_index("source"), SFT.field("source"), replay))
+    if payload["warmup"]:
+        left = payload["demonstrations"]
+        for batch in pq.ParquetFile(payload["warmup"]).iter_batches(8192):
+            if left > 0:
+                sink.write(pa.table(batch.slice(0, left)))
+                left -= len(batch)
 
 
-def _pairs(payload: dict[str, Any], groups: list[Group], kept: set[str]) -> list[Pair]:
+def _write_pairs(file: Path, payload: dict[str, Any], found: Tally, rows: Rows) -> int:
+    """Preference pairs, part by part: a problem's samples all lie in one part."""
     section = payload["pairs"]
-    if section is None:
-        return []
-    return list(make_pairs(section["strategy"], groups, kept, section["per_problem"], payload["seed"]))
+    with ParquetSink(file, PAIRS) as sink:
+        if section is None:
+            return 0
+        places = dict(zip(found.problems["problem_id"].to_pylist(), range(len(found.problems)), strict=True))
+        start = 0
+        for part in graded_parts(Path(payload["samples"]), Path(payload["verdicts"])):
+            alive = rows.alive[start : start + len(part)]
+            start += len(part)
+            kept = {row["sample_id"] for row, lives in zip(part, alive, strict=True) if lives}
+            here = sorted({places[row["problem_id"]] for row in part})
+            problems = [Problem.from_row(row) for row in found.problems.take(here).to_pylist()]
+            pairs = make_pairs(
+                section["strategy"], make_groups(problems, part), kept, section["per_problem"], payload["seed"]
+            )
+            sink.write(pa.Table.from_pylist([_pair_row(pair, payload["round"]) for pair in pairs], schema=PAIRS))
+        return sink.rows
 
 
 def _pair_row(pair: Pair, number: int) -> dict[str, Any]:

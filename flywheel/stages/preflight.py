@@ -9,7 +9,8 @@ from typing import Any
 from flywheel.curate import make_filters
 from flywheel.engines import findings as engine_findings
 from flywheel.errors import UserError
-from flywheel.recipe import Recipe
+from flywheel.recipe import EngineUse, Recipe
+from flywheel.stages.judging import engine_use
 from flywheel.tasks import Task, close_task, load_task
 from flywheel.tasks.check import check_task
 from flywheel.workers import Report
@@ -29,7 +30,9 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, list[str]]:
     findings: list[str] = []
     notes: list[str] = []
     try:
-        make_filters(recipe.curate)
+        filters = make_filters(recipe.curate, Path(payload["base"]))
+        for name, filter in filters:
+            findings += [f"curate, {name}: {line}" for line in _filter_findings(filter, payload)]
     except UserError as error:
         findings += error.message.splitlines()
     for where, section in (("engine", recipe.engine), ("sample.engine", recipe.sample.engine)):
@@ -48,6 +51,20 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, list[str]]:
     launch = (payload["world"], payload["sharding"])
     model_findings, model_notes = check_model(recipe, payload["model"], payload["chat_template"], *launch)
     return {"findings": findings + model_findings, "notes": notes + model_notes}
+
+
+def _filter_findings(filter: Any, payload: dict[str, Any]) -> list[str]:
+    """What is wrong with the files and engines that a filter names."""
+    found: list[str] = []
+    try:
+        getattr(filter, "check", lambda base: None)(Path(payload["base"]))
+        for option in getattr(filter, "engines", ()):
+            if option is not None:
+                use = engine_use(option, EngineUse())
+                found += engine_findings(use.use, option.get("model", payload["model"]), use.extra)
+    except UserError as error:
+        found.append(error.message + (f" ({error.hint})" if error.hint else ""))
+    return found
 
 
 def _short_split(task: Task, recipe: Recipe) -> list[str]:

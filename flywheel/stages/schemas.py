@@ -1,4 +1,7 @@
-"""Columns of the run folder's Parquet parts. Every row has a stable id and its parents' ids."""
+"""Columns of the run folder's Parquet parts. Every row has a stable id and its parents' ids.
+
+``dropped.parquet`` has those of ``curate.chain.DROPPED``.
+"""
 
 from __future__ import annotations
 
@@ -68,12 +71,12 @@ PAIRS = pa.schema(
     ]
 )
 
-DROPPED = pa.schema(
+GRADED = pa.schema(
     [
-        ("sample_id", pa.string()),
-        ("problem_id", pa.string()),
-        ("filter", pa.string()),
-        ("reason", pa.string()),
-        ("removed_by", pa.string()),
+        *(field for field in SAMPLES if field.name not in ("answers", "error")),
+        ("prompt", MESSAGES),  # the conversation that the sample answers
+        *(field for field in VERDICTS if field.name not in ("sample_id", "problem_id", "seconds")),
+        ("pass_rate", pa.float64()),  # of the problem; null: nothing was decided
     ]
 )
+"""What filters see: a round's samples with their verdicts."""
