@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from flywheel.errors import NoAnswer
@@ -34,6 +36,7 @@ class Attempt:
     task: Solver
     problem: Problem
     policy: Policy
+    _known: dict[str, Verdict] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def question(self) -> str:
@@ -51,14 +54,25 @@ class Attempt:
         return await answered(self.policy.chat(messages, **overrides), wanted)
 
     async def verify(self, completions: Sequence[Completion], problem: Problem | None = None) -> list[Verdict]:
-        """Verdicts, in order; completions that the engine could not give are undecided."""
-        asks = [(problem or self.problem, c) for c in completions if c.finish != "abort"]
-        timeout = self.task.kit.options.timeout
-        if self.policy.continuous:
-            found = iter(await asyncio.to_thread(self.task.verify_many, asks, timeout))
-        else:  # what is asked next belongs to the same batch whatever the clock says
-            found = iter(self.task.verify_many(asks, timeout))
-        return [Verdict.undecided(f"no answer: {c.error}") if c.finish == "abort" else next(found) for c in completions]
+        """Verdicts, in order; completions that the engine could not give are undecided. The same is judged once."""
+        asked = problem or self.problem
+        new = {_key(asked, c): c for c in completions if _key(asked, c) not in self._known and c.finish != "abort"}
+        if new:
+            asks = [(asked, completion) for completion in new.values()]
+            verify = partial(self.task.verify_many, asks, self.task.kit.options.timeout)
+            # If the engine is not continuous: what is asked next belongs to the same batch whatever the clock says.
+            found = await asyncio.to_thread(verify) if self.policy.continuous else verify()
+            self._known.update(zip(new, found, strict=True))
+        return [
+            Verdict.undecided(f"no answer: {c.error}") if c.finish == "abort" else self._known[_key(asked, c)]
+            for c in completions
+        ]
+
+
+def _key(problem: Problem, completion: Completion) -> str:
+    """What a verdict depends on."""
+    told = [completion.data.get(key) for key in ("claim", "question", "refused")]
+    return json.dumps([problem.data.get("answer"), completion.text, completion.finish, told], sort_keys=True)
 
 
 async def answered(request: Awaitable[list[Completion]], n: int) -> list[Completion]:

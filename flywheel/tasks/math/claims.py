@@ -41,6 +41,11 @@ class Claim:
         )
 
 
+def inherited(completion: Completion) -> dict[str, Any]:
+    """The part of its data by which anything made from a completion is held against the same answer."""
+    return {key: completion.data[key] for key in ("claim", "question") if key in completion.data}
+
+
 def refuse(completion: Completion, reason: str) -> Completion:
     """The completion, marked as one that nothing can be said of."""
     return replace(completion, data={**completion.data, "refused": reason})
@@ -74,9 +79,8 @@ def _held_against(problem: Problem, completion: Completion) -> Ask:
         return problem, completion
     question = completion.data.get("question", problem.data.get("question"))
     # The id stays: a derived row is filed under the problem that it came from.
-    return replace(
-        problem, gold=None, data={**problem.data, "question": question, "answer": claim["answer"]}
-    ), completion
+    held = replace(problem, gold=None, data={**problem.data, "question": question, "answer": claim["answer"]})
+    return held, completion
 
 
 def _marked(verdict: Verdict, completion: Completion) -> Verdict:

@@ -22,7 +22,7 @@ _BLOCK = re.compile(r"^[ \t]*```[ \t]*(?:python|py|python3)[ \t]*\n(.*?)^[ \t]*`
 
 
 async def solve(at: Attempt, messages: Sequence[Message], n: int | None = None) -> list[Completion]:
-    """Attempts as the recipe has them: one answer each, or with code where ``rollouts.code`` is on.
+    """Attempts as the recipe has them: one answer each, or with code where ``rollout.code`` is on.
 
     Raises:
         NoAnswer: the engine had no answer to the first request.
@@ -48,10 +48,12 @@ async def solve(at: Attempt, messages: Sequence[Message], n: int | None = None) 
                 ran[i].append(fresh[i])
         live = [i for i in live if shown[i].failure is None]
         replies = [at.task.kit.prompts.text("output", output=shown[i].text) for i in live]
-        asked = [
-            [*messages, *chains[i].messages, {"role": "user", "content": r}] for i, r in zip(live, replies, strict=True)
-        ]
-        answers = await asyncio.gather(*(at.chat(conversation, n=1, stop=stop) for conversation in asked))
+        answers = await asyncio.gather(
+            *(
+                at.chat([*messages, *chains[i].messages, {"role": "user", "content": reply}], n=1, stop=stop)
+                for i, reply in zip(live, replies, strict=True)
+            )
+        )
         for i, reply, [answer] in zip(live, replies, answers, strict=True):
             chains[i] = mark(chains[i].then(reply, answer), blocks=1 + int(chains[i].data.get("blocks", 0)))
     return chains

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flywheel.tasks.math.attempt import Attempt, answered, distinct, mark
+from flywheel.tasks.math.claims import inherited
 from flywheel.tasks.math.code import solve
 from flywheel.tasks.math.options import Correct
 from flywheel.types import Completion, Message
@@ -35,7 +36,8 @@ async def correct(at: Attempt, answers: Sequence[Completion], options: Correct) 
         )
         still_open = []
         for (parent, dialogue), tries in zip(open_dialogues, asked, strict=True):
-            fixes = [replace(mark(c, parent=parent, turn=turn), kind="corrected", prompt=dialogue) for c in tries]
+            data = {**inherited(answers[parent]), "parent": parent, "turn": turn}
+            fixes = [replace(mark(c, **data), kind="corrected", prompt=dialogue) for c in tries]
             found += fixes
             passed = [verdict.passed for verdict in await at.verify(fixes)]
             if True not in passed and False in passed:

@@ -13,10 +13,10 @@ from flywheel.verify.judge import load_rubric
 
 
 class Kit:
-    """Everything that a recipe's ``rollouts`` names, read once.
+    """Everything that a recipe's ``rollout`` names, read once.
 
     Args:
-        rollouts: ``task.args.rollouts``.
+        rollouts: ``task.args.rollout``.
         base: the folder that relative paths start from.
 
     Raises:
@@ -42,7 +42,7 @@ class Kit:
         found = [] if self.options.code is None else self.notebook(self.options.code).findings()
         if self.rubric is not None and (unknown := sorted(set(self.rubric.fields) - {"prompt", "response"})):
             found.append(
-                f"rollouts.self_verify.rubric: {self.rubric.name} asks for {', '.join(unknown)}; "
+                f"rollout.self_verify.rubric: {self.rubric.name} asks for {', '.join(unknown)}; "
                 "a check has prompt and response"
             )
         return found

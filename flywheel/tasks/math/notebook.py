@@ -86,8 +86,8 @@ class Notebook:
         try:
             languages = self._sandbox().capabilities().languages
         except UserError as error:
-            return [f"rollouts.code: {error.message}" + (f" ({error.hint})" if error.hint else "")]
-        return [] if "python" in languages else ["rollouts.code: the sandbox cannot run Python here"]
+            return [f"rollout.code: {error.message}" + (f" ({error.hint})" if error.hint else "")]
+        return [] if "python" in languages else ["rollout.code: the sandbox cannot run Python here"]
 
     def close(self) -> None:
         """End the sandbox."""
@@ -122,7 +122,7 @@ def _make_executor() -> Executor:
     try:
         make: Any = importlib.import_module("flywheel.sandbox.executors").make_executor
     except (ImportError, AttributeError) as error:
-        raise UserError(f"there is no sandbox to run code in: {error}", hint="leave rollouts.code out") from error
+        raise UserError(f"there is no sandbox to run code in: {error}", hint="leave rollout.code out") from error
     executor: Executor = make()
     return executor
 

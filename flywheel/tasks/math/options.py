@@ -1,4 +1,4 @@
-"""What a recipe may say about rollouts, under ``task.args.rollouts``; every part is off until it is named."""
+"""What a recipe may say about rollouts, under ``task.args.rollout``; every part is off until it is named."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Steps(Section):
 
     continuations: int = Field(default=4, ge=1, description="Continuations sampled from the end of each step.")
     chains: int | None = Field(
-        default=None, ge=1, description="Distinct chains per problem that are scored; null: all."
+        default=None, ge=1, description="Distinct chains per problem that are scored; null is all."
     )
     max_steps: int = Field(default=12, ge=2, description="Most steps of a chain; neighbours are joined beyond it.")
     split: str = Field(default=r"\n+", description="Regular expression between two steps.")
@@ -101,13 +101,13 @@ class Rollouts(Section):
 
 
 def read_options(given: Mapping[str, Any] | None) -> Rollouts:
-    """The recipe's ``rollouts``; ``correct: {}`` takes the defaults, ``correct: null`` leaves it out.
+    """The recipe's ``rollout``; ``correct: {}`` takes the defaults, ``correct: null`` leaves it out.
 
     Raises:
         ValueError: naming every wrong key and value.
     """
     if given is not None and not isinstance(given, Mapping):
-        raise ValueError(f"rollouts must be a mapping, not {given!r}")
+        raise ValueError(f"rollout must be a mapping, not {given!r}")
     try:
         return Rollouts.model_validate(given or {})
     except ValidationError as error:
@@ -115,15 +115,14 @@ def read_options(given: Mapping[str, Any] | None) -> Rollouts:
 
 
 def _explain(error: dict[str, Any]) -> str:
-    where = ".".join(map(str, ("rollouts", *error["loc"])))
+    where = ".".join(map(str, ("rollout", *error["loc"])))
     if error["type"] != "extra_forbidden":
         return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
     *above, key = error["loc"]
     section = _section(Rollouts.model_fields[above[0]].annotation) if above else Rollouts
     near = get_close_matches(str(key), section.model_fields, n=1, cutoff=0.5)
-    return f"{where}: unknown key; " + (
-        f"did you mean {near[0]!r}?" if near else f"known: {', '.join(section.model_fields)}"
-    )
+    known = ", ".join(section.model_fields)
+    return f"{where}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known: {known}")
 
 
 def _section(annotation: Any) -> type[Section]:

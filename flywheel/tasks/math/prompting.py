@@ -52,7 +52,7 @@ def load_prompts(folder: str | None = None, base: Path | None = None) -> Prompts
     """
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 - prompts are no HTML
+    environment = Environment(undefined=StrictUndefined, autoescape=False)
     files = {name: SHIPPED / f"{name}.md" for name in FIELDS} | _own_files(folder, base)
     return Prompts({name: _template(environment, name, file) for name, file in files.items()})
 
@@ -62,13 +62,13 @@ def _own_files(folder: str | None, base: Path | None) -> dict[str, Path]:
         return {}
     path = (base or Path()) / folder
     if not path.is_dir():
-        raise RecipeError(f"rollouts.prompts: there is no folder {path}", hint=f"the shipped prompts are in {SHIPPED}")
+        raise RecipeError(f"rollout.prompts: there is no folder {path}", hint=f"the shipped prompts are in {SHIPPED}")
     own = {file.stem: file for file in sorted(path.glob("*.md"))}
     for name in own:
         if name not in FIELDS:
             near = get_close_matches(name, FIELDS, n=1, cutoff=0.5)
             raise RecipeError(
-                f"rollouts.prompts: no rollout uses {own[name]}" + (f"; did you mean {near[0]}.md?" if near else ""),
+                f"rollout.prompts: no rollout uses {own[name]}" + (f"; did you mean {near[0]}.md?" if near else ""),
                 hint=f"the prompts are {', '.join(FIELDS)}",
             )
     return own
@@ -81,12 +81,10 @@ def _template(environment: Environment, name: str, file: Path) -> Template:
         source = file.read_text()
         used = meta.find_undeclared_variables(environment.parse(source))
     except (OSError, UnicodeDecodeError, TemplateSyntaxError) as error:
-        raise RecipeError(
-            f"rollouts.prompts: {file}: {error}", hint=f"compare it with {SHIPPED / file.name}"
-        ) from error
+        raise RecipeError(f"rollout.prompts: {file}: {error}", hint=f"compare it with {SHIPPED / file.name}") from error
     if unknown := used - set(FIELDS[name]):
         raise RecipeError(
-            f"rollouts.prompts: {file} uses {', '.join(sorted(unknown))}, which is not there",
+            f"rollout.prompts: {file} uses {', '.join(sorted(unknown))}, which is not there",
             hint=f"it may use {', '.join(FIELDS[name]) or 'no field'}",
         )
     return environment.from_string(source)

@@ -20,7 +20,7 @@ from flywheel.tasks.math.vote import majority
 from flywheel.types import Completion, Message
 
 _QUESTION = re.compile(r"<question>(.*?)</question>", re.DOTALL | re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![\w.,/^$\\{-])\d+(?:\.\d+)?(?![\w,/^}%]|\.\d)")
+_NUMBER = re.compile(r"(?<![\w.,/^\\{-])\d+(?:\.\d+)?(?![\w/^}]|[.,]\d)")
 UNKNOWN = "x"
 
 
@@ -42,7 +42,7 @@ class _Order:
 
 
 async def rewrite(at: Attempt, options: Rewrite) -> list[Completion]:
-    """Answers to new questions that were accepted, and for each that was not the policy's text, refused with a reason."""
+    """Answers to the new questions that were accepted; for each other, the policy's text, refused with a reason."""
     if at.answer is None or random.Random(f"rewrite {at.policy.key}").random() >= options.share:
         return []
     orders = [order for kind in options.kinds if (order := _order(at, kind)) is not None]
@@ -105,7 +105,7 @@ def _order(at: Attempt, kind: str) -> _Order | None:
 def hidden_number(question: str, draw: random.Random) -> re.Match[str] | None:
     """A number to ask for: one that stands alone, and only once; None if there is none."""
     numbers = list(_NUMBER.finditer(question))
-    once = [n for n in numbers if len(re.findall(rf"(?<![\d.]){re.escape(n.group())}(?![\d]|\.\d)", question)) == 1]
+    once = [n for n in numbers if len(re.findall(_alone(n.group()), question)) == 1]
     return draw.choice(once) if once else None
 
 
@@ -119,9 +119,14 @@ def _read(at: Attempt, order: _Order, text: Completion) -> tuple[str | None, str
         return None, "no question between <question> and </question>"
     if _plain(question) == _plain(at.question):
         return None, "the question is the same as before"
-    if order.hidden is not None and re.search(rf"(?<![\d.]){re.escape(order.hidden)}(?![\d]|\.\d)", question):
+    if order.hidden is not None and re.search(_alone(order.hidden), question):
         return None, "the question gives away what it asks for"
     return question, ""
+
+
+def _alone(number: str) -> str:
+    """A pattern of the number where it is not part of a longer one."""
+    return rf"(?<![\d.]){re.escape(number)}(?!\d|\.\d)"
 
 
 def _plain(text: str) -> str:

@@ -1,8 +1,9 @@
-"""Step scores without labels (Math-Shepherd section 3.3): go on from the end of each step, and see how often it ends well.
+"""Step scores without labels (Math-Shepherd section 3.3): go on from each step, and see how often that ends well.
 
-For each scored chain ``data["steps"]`` has, per step, ``ends`` (where it ends in the text, in characters), ``soft`` (the
-share of its continuations that are right) and ``hard`` (1 if one is); None where none was decided. The last step's score
-is the chain's own verdict. ``data["step_min"]`` is the lowest soft score, for ``curate: [{data: {field: step_min, …}}]``.
+For each scored chain ``data["steps"]`` has, per step, ``ends`` (where it ends in the text, in characters), ``soft``
+(the share of its continuations that are right) and ``hard`` (1 if one is); None where none was decided. The last step's
+score is the chain's own verdict. ``data["step_min"]`` is the lowest soft score, for
+``curate: [{data: {field: step_min, min: 0.25}}]``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flywheel.tasks.math.attempt import Attempt, distinct, mark
+from flywheel.tasks.math.claims import inherited
 from flywheel.tasks.math.options import Steps
 from flywheel.types import Completion, Verdict
 
@@ -35,7 +37,7 @@ async def score_steps(
         each with the length of the ``prefix`` that it shares with the attempt ``parent`` (its position), at most
         ``options.keep`` right and as many wrong ones of each prefix that has both.
     """
-    whole = [a for a in distinct(answers) if a.finish == "stop" and len(a.messages) == 1 and a.text.strip()]
+    whole = [a for a in distinct(answers) if _can_be_scored(a)]
     chosen = [next(i for i, a in enumerate(answers) if a is chain) for chain in whole[: options.chains]]
     ends = {i: step_ends(answers[i].text, options.split, options.max_steps) for i in chosen}
     prefixes = [_Prefix(i, end) for i in chosen for end in ends[i][:-1]]
@@ -50,6 +52,12 @@ async def score_steps(
         scored[i] = mark(answers[i], **scores(ends[i], [*groups, [verdict]]))
     kept = [c for p in prefixes for c in _contrast(*judged[p], options.keep)]
     return scored, kept
+
+
+def _can_be_scored(chain: Completion) -> bool:
+    return (
+        chain.finish == "stop" and len(chain.messages) == 1 and bool(chain.text.strip()) and "refused" not in chain.data
+    )
 
 
 def step_ends(text: str, split: str, most: int) -> list[int]:
@@ -87,7 +95,7 @@ async def _continue(at: Attempt, chain: Completion, prefix: _Prefix, n: int) -> 
     begun = chain.text[: prefix.end]
     messages = [*(chain.prompt or at.problem.prompt), {"role": "assistant", "content": begun}]
     rests = await at.chat(messages, n=n)
-    data = {"prefix": prefix.end, "parent": prefix.chain}
+    data = {**inherited(chain), "prefix": prefix.end, "parent": prefix.chain}
     return [
         replace(
             rest,
