@@ -22,7 +22,7 @@ _BLOCK = re.compile(r"^[ \t]*```[ \t]*(?:python|py|python3)[ \t]*\n(.*?)^[ \t]*`
 
 
 async def solve(at: Attempt, messages: Sequence[Message], n: int | None = None) -> list[Completion]:
-    """Attempts as the recipe has them: one answer each, or with code where ``rollout.code`` is on.
+    """Attempts as the recipe has them: one answer each, or with code where ``rollouts.code`` is on.
 
     Raises:
         NoAnswer: the engine had no answer to the first request.

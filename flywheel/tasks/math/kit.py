@@ -13,10 +13,10 @@ from flywheel.verify.judge import load_rubric
 
 
 class Kit:
-    """Everything that a recipe's ``rollout`` names, read once.
+    """Everything that a recipe's ``rollouts`` names, read once.
 
     Args:
-        rollouts: ``task.args.rollout``.
+        rollouts: ``task.args.rollouts``.
         base: the folder that relative paths start from.
 
     Raises:
@@ -34,7 +34,7 @@ class Kit:
     def notebook(self, options: Code) -> Notebook:
         """Where blocks of code are run; started by the first one."""
         if self._notebook is None:
-            self._notebook = Notebook(options.timeout, options.max_output)
+            self._notebook = Notebook(options.timeout, options.max_output, options.sandbox)
         return self._notebook
 
     def findings(self) -> list[str]:
@@ -42,7 +42,7 @@ class Kit:
         found = [] if self.options.code is None else self.notebook(self.options.code).findings()
         if self.rubric is not None and (unknown := sorted(set(self.rubric.fields) - {"prompt", "response"})):
             found.append(
-                f"rollout.self_verify.rubric: {self.rubric.name} asks for {', '.join(unknown)}; "
+                f"rollouts.self_verify.rubric: {self.rubric.name} asks for {', '.join(unknown)}; "
                 "a check has prompt and response"
             )
         return found

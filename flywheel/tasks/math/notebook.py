@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +64,13 @@ class Notebook:
     Args:
         timeout: seconds that one block may run, with those before it.
         max_output: characters that are shown.
+        sandbox: as ``sandbox.make_executor`` takes it.
     """
 
-    def __init__(self, timeout: float, max_output: int) -> None:
+    def __init__(self, timeout: float, max_output: int, sandbox: str | Mapping[str, Any] = "local") -> None:
         self._limits = Limits(cpu=timeout, wall=timeout + 5)
         self._max_output = max_output
+        self._spec = sandbox
         self._executor: Executor | None = None
 
     async def run(self, blocks: Sequence[str]) -> Shown:
@@ -86,8 +88,8 @@ class Notebook:
         try:
             languages = self._sandbox().capabilities().languages
         except UserError as error:
-            return [f"rollout.code: {error.message}" + (f" ({error.hint})" if error.hint else "")]
-        return [] if "python" in languages else ["rollout.code: the sandbox cannot run Python here"]
+            return [f"rollouts.code: {error.message}" + (f" ({error.hint})" if error.hint else "")]
+        return [] if "python" in languages else ["rollouts.code: the sandbox cannot run Python here"]
 
     def close(self) -> None:
         """End the sandbox."""
@@ -97,7 +99,7 @@ class Notebook:
 
     def _sandbox(self) -> Executor:
         if self._executor is None:
-            self._executor = _make_executor()
+            self._executor = _make_executor(self._spec)
         return self._executor
 
     def _job(self, blocks: Sequence[str]) -> Job:
@@ -113,17 +115,17 @@ class Notebook:
         return Shown(_cut(said, self._max_output) or "(no output)", kept=outcome.ok)
 
 
-def _make_executor() -> Executor:
+def _make_executor(spec: str | Mapping[str, Any]) -> Executor:
     """The sandbox, loaded only where it is wanted.
 
     Raises:
         UserError: this installation has none, or the machine cannot run it.
     """
     try:
-        make: Any = importlib.import_module("flywheel.sandbox.executors").make_executor
+        make: Any = importlib.import_module("flywheel.sandbox").make_executor
     except (ImportError, AttributeError) as error:
-        raise UserError(f"there is no sandbox to run code in: {error}", hint="leave rollout.code out") from error
-    executor: Executor = make()
+        raise UserError(f"there is no sandbox to run code in: {error}", hint="leave rollouts.code out") from error
+    executor: Executor = make(spec)
     return executor
 
 

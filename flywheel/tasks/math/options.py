@@ -1,4 +1,4 @@
-"""What a recipe may say about rollouts, under ``task.args.rollout``; every part is off until it is named."""
+"""What a recipe may say about rollouts, under ``task.args.rollouts``; every part is off until it is named."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ class Code(Section):
     turns: int = Field(default=4, ge=1, description="Most blocks of code that are run in one attempt.")
     timeout: Number = Field(default=10.0, gt=0, description="Seconds that one block may run.")
     max_output: int = Field(default=2000, ge=1, description="Characters of output that the model gets to see.")
+    sandbox: str | dict[str, Any] = Field(
+        default="local", description="Where blocks run: an executor's name, or `{use: NAME, …its options}`."
+    )
 
 
 class Rationalize(Section):
@@ -101,13 +104,13 @@ class Rollouts(Section):
 
 
 def read_options(given: Mapping[str, Any] | None) -> Rollouts:
-    """The recipe's ``rollout``; ``correct: {}`` takes the defaults, ``correct: null`` leaves it out.
+    """The recipe's ``rollouts``; ``correct: {}`` takes the defaults, ``correct: null`` leaves it out.
 
     Raises:
         ValueError: naming every wrong key and value.
     """
     if given is not None and not isinstance(given, Mapping):
-        raise ValueError(f"rollout must be a mapping, not {given!r}")
+        raise ValueError(f"rollouts must be a mapping, not {given!r}")
     try:
         return Rollouts.model_validate(given or {})
     except ValidationError as error:
@@ -115,7 +118,7 @@ def read_options(given: Mapping[str, Any] | None) -> Rollouts:
 
 
 def _explain(error: dict[str, Any]) -> str:
-    where = ".".join(map(str, ("rollout", *error["loc"])))
+    where = ".".join(map(str, ("rollouts", *error["loc"])))
     if error["type"] != "extra_forbidden":
         return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
     *above, key = error["loc"]

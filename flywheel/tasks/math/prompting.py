@@ -62,13 +62,13 @@ def _own_files(folder: str | None, base: Path | None) -> dict[str, Path]:
         return {}
     path = (base or Path()) / folder
     if not path.is_dir():
-        raise RecipeError(f"rollout.prompts: there is no folder {path}", hint=f"the shipped prompts are in {SHIPPED}")
+        raise RecipeError(f"rollouts.prompts: there is no folder {path}", hint=f"the shipped prompts are in {SHIPPED}")
     own = {file.stem: file for file in sorted(path.glob("*.md"))}
     for name in own:
         if name not in FIELDS:
             near = get_close_matches(name, FIELDS, n=1, cutoff=0.5)
             raise RecipeError(
-                f"rollout.prompts: no rollout uses {own[name]}" + (f"; did you mean {near[0]}.md?" if near else ""),
+                f"rollouts.prompts: no rollout uses {own[name]}" + (f"; did you mean {near[0]}.md?" if near else ""),
                 hint=f"the prompts are {', '.join(FIELDS)}",
             )
     return own
@@ -81,10 +81,11 @@ def _template(environment: Environment, name: str, file: Path) -> Template:
         source = file.read_text()
         used = meta.find_undeclared_variables(environment.parse(source))
     except (OSError, UnicodeDecodeError, TemplateSyntaxError) as error:
-        raise RecipeError(f"rollout.prompts: {file}: {error}", hint=f"compare it with {SHIPPED / file.name}") from error
+        hint = f"compare it with {SHIPPED / file.name}"
+        raise RecipeError(f"rollouts.prompts: {file}: {error}", hint=hint) from error
     if unknown := used - set(FIELDS[name]):
         raise RecipeError(
-            f"rollout.prompts: {file} uses {', '.join(sorted(unknown))}, which is not there",
+            f"rollouts.prompts: {file} uses {', '.join(sorted(unknown))}, which is not there",
             hint=f"it may use {', '.join(FIELDS[name]) or 'no field'}",
         )
     return environment.from_string(source)

@@ -29,7 +29,7 @@ from flywheel.types import Completion, Problem
 
 
 async def rollout(task: Solver, problem: Problem, policy: Policy) -> list[Completion]:
-    """Attempts at a problem, and what the recipe's ``rollout`` want made of them.
+    """Attempts at a problem, and what the recipe's ``rollouts`` want made of them.
 
     The parts follow each other, each with all its requests at once, so that a problem's n-th request, to which a seed
     belongs, is the same whatever else is running. (Not so where derived parts run code: their turns take their time.)

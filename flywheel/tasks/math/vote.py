@@ -34,15 +34,22 @@ async def majority(at: Attempt, attempts: Sequence[Completion], problem: Problem
         attempts: at the problem.
         problem: with any answer, or none.
     """
-    left = [a for a in attempts if a.finish != "abort" and final_answer(a.text) is not None]
+    left = [a for a in attempts if a.finish != "abort" and _answer(a.text) is not None]
     best: Claim | None = None
     while left and (best is None or len(left) > best.agreed):
-        found = final_answer(left[0].text)
-        assert found is not None
-        held = replace(problem, gold=None, data={**problem.data, "answer": found.text})
+        answer = str(_answer(left[0].text))
+        held = replace(problem, gold=None, data={**problem.data, "answer": answer})
         same = [verdict.passed is True for verdict in await at.verify(left, held)]
         same[0] = True  # a verifier that cannot decide must not make the list endless
         if best is None or sum(same) > best.agreed:
-            best = Claim(found.text, sum(same), len(attempts))
+            best = Claim(answer, sum(same), len(attempts))
         left = [a for a, agrees in zip(left, same, strict=True) if not agrees]
     return best
+
+
+def _answer(text: str) -> str | None:
+    """An answer that is marked as one, or has a number: that several chains say the same words is no agreement."""
+    if (marked := final_answer(text, marked=True)) is not None:
+        return marked.text
+    found = final_answer(text)
+    return found.text if found is not None and any(c.isdigit() for c in found.text) else None
