@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from flywheel.verify.math_number import read_quantity
+
 LONGEST_GOLD = 1_000
 """Characters past which a gold answer without any marker is a text, not an answer."""
 _WINDOW = 600
@@ -73,7 +75,7 @@ def final_answer(text: str, *, numeric: bool = False, marked: bool = False) -> F
         marked: take only what is marked as the answer: for a text that was cut off.
     """
     text = _own_part(text)
-    found = _boxed(text) or _after_hashes(text) or _said(text)
+    found = _boxed(text) or _after_hashes(text) or _said(text, numeric)
     if found is None and not marked:
         found = _unmarked(text, numeric)
     return found
@@ -165,14 +167,14 @@ def _after_hashes(text: str, gold: bool = False) -> Found | None:
     return Found(answer, "hashes") if found and (answer := _bare(found)) else None
 
 
-def _said(text: str) -> Found | None:
-    """What the last sentence names that says which the answer is."""
+def _said(text: str, numeric: bool = False) -> Found | None:
+    """What the last sentence names that says which the answer is; of a number, one that names one."""
     text = text[-_TAIL:]
     for match in reversed(list(_SAID.finditer(text))):
         answer = _clause(text[match.end() : match.end() + _WINDOW])
-        if answer:
+        if answer and not (numeric and not re.search(r"\d", answer) and read_quantity(answer) is None):
             return Found(answer, "said")
-    options = _OPTION_IS_RIGHT.findall(text)
+    options = [] if numeric else _OPTION_IS_RIGHT.findall(text)
     return Found(options[-1].upper(), "said") if options else None
 
 
