@@ -75,7 +75,7 @@ METHODS = {
 def test_a_published_method_is_its_recipe(name: str, learned: Path, dataset: Path, tmp_path: Path) -> None:
     start = learned / "rounds/000/warmup/model"
     small = [f"model={start}", f"task.args.dataset={dataset}", "task.args.heldout=null", "task.args.style=bare"]
-    small += ["engine={use: transformers, cpu_replicas: 2}", "rounds=1", "sample.problems=32", "sample.max_tokens=48"]
+    small += ["engine={use: transformers, cpu_replicas: 2}", "rounds=1", "sample.problems=32", "sample.max_tokens=60"]
     small += ["evaluate={problems: 16, completions: 2}", "track={}"]
     recipe = (ROOT / "recipes" / f"{name}.yaml").read_text()
     small += [f"{stage}.threads=1" for stage in ("sft", "dpo") if f"\n{stage}: {{" in recipe]
