@@ -79,7 +79,7 @@ class World:
         held = {"question": "Held out: 1+1?", "answer": "2"}
         for name, content in (("train", rows or (PENS,)), ("heldout", (held,))):
             (self.tmp / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
-        args = {"dataset": "train.jsonl", "heldout": "heldout.jsonl", "rollouts": rollouts, **args}
+        args = {"dataset": "train.jsonl", "heldout": "heldout.jsonl", "rollouts": rollouts, "shuffle": False, **args}
         self.problems = list(load_task("math", args, self.tmp).problems("train"))
         write_rows(self.tmp / "problems.parquet", [p.to_row() for p in self.problems], PROBLEMS)
         for name in ("samples", "verdicts"):
