@@ -516,7 +516,7 @@ def test_an_endless_or_talkative_block_is_cut_and_the_turns_are_counted(world: W
     assert not any(row["passed"] for row in rows)
     endless, talkative = (row["messages"] for row in rows)
     assert len(endless) == len(talkative) == 1 + 2 * 2
-    assert re.search("cpu|wall", endless[1]["content"])
+    assert re.search("cpu|wall|signal", endless[1]["content"])
     assert endless[3]["content"] == "```output\n2\n```"  # the endless block is not run again
     assert len(talkative[1]["content"]) < 200 and "4,900 characters" in talkative[1]["content"]
 
