@@ -52,8 +52,10 @@ _TRANSLATION = str.maketrans(_CHARACTERS)
 _REPLACEMENTS = [
     (re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr)(?![a-zA-Z])\s*\.?"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|limits|nolimits|boldsymbol|bf|rm|it)(?![a-zA-Z])"), ""),
-    (re.compile(r"\\[!]|\\hspace\{[^{}]*\}|\\phantom\{[^{}]*\}|\\hphantom\{[^{}]*\}"), ""),
-    (re.compile(r"\\[,;: ](?![a-zA-Z]*\{)|\\[,;: ]|~|\\(?:quad|qquad|enspace|thinspace)(?![a-zA-Z])"), " "),
+    (re.compile(r"(?<!\\)\\!|\\hspace\{[^{}]*\}|\\phantom\{[^{}]*\}|\\hphantom\{[^{}]*\}"), ""),
+    (re.compile(r"(?<=\d)\s*(?<!\\)\\[,;:! ]\s*(?=\d{3}(?!\d))"), ","),
+    (re.compile(r"(?<!\\)\\[,;: ]|~|\\(?:quad|qquad|enspace|thinspace)(?![a-zA-Z])"), " "),
+    (re.compile(r"\{([^{}]+)\\choose(?![a-zA-Z])([^{}]+)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (
         re.compile(r"\\(?:mbox|textrm|textbf|textit|textnormal|textsf|mathrm|mathbf|mathit|mathsf|operatorname)\s*\{"),
@@ -68,7 +70,10 @@ _REPLACEMENTS = [
     (re.compile(r"\\dots(?![a-zA-Z])|\\ldots|\\cdots"), "..."),
     (re.compile(r"\{,\}|(?<=\d),\s*\\!\s*(?=\d{3})"), ","),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])|\\circ\s*$"), " degrees "),
-    (re.compile(r"\\\$|\$"), "$"),
+    (re.compile(r"\\\$"), "$"),
+    (re.compile(r"(?<![\d.,])(\d{1,3}) (\d{3})(?![\d.,/])"), r"\1\2"),
+    (re.compile(r"\\text\{\s*([-+\d.,/ ]+|i)\s*\}"), r"\1"),
+    (re.compile(r"(?<![a-zA-Z])([ap])\.\s?m(?![a-zA-Z])\.?"), r"\1m"),
     (re.compile(r"\\text\{\s*(?:,?\s*(and|or))\s*\}"), r" \1 "),
     (re.compile(r"\\sqrt\s*([0-9a-zA-Z])"), r"\\sqrt{\1}"),
     (re.compile(r"\+\s*\\infty|(?<![\\\w])\+?(?:infinity|inf|oo)(?![a-zA-Z])"), r"\\infty"),
@@ -76,6 +81,7 @@ _REPLACEMENTS = [
 _LEADING = re.compile(
     r"^(?:\\approx|\\sim|~|≈|=|:|approximately|approx\.?|about|roughly|exactly|only)(?![a-zA-Z])\s*", re.I
 )
+_WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _CURRENCY = re.compile(r"\$(?!\s*[-+]?\s*[\d.])|(?<=[\d.])\$")
 _OPEN, _SHUT = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle"}, {")", "]", "}", "\\}", "\\rangle"}
 _TOKEN = re.compile(r"\\(?:[a-zA-Z]+|.)|.", re.DOTALL)
@@ -90,7 +96,9 @@ def clean(text: str) -> str:
     text = _CURRENCY.sub("", text)
     text = re.sub(r"\s+", " ", text).strip().strip('"`').strip()
     text = text.rstrip(".;,:").strip()
-    return _LEADING.sub("", text)
+    text = _LEADING.sub("", text)
+    whole = _WHOLE_TEXT.fullmatch(text)
+    return whole[1].strip() if whole else text
 
 
 def compact(text: str) -> str:

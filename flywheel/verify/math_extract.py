@@ -272,7 +272,7 @@ def _bare(text: str) -> str:
     before = None
     while before != text and len(text) <= LONGEST_GOLD:
         before = text
-        text = text.strip().strip("`").rstrip(".;,:!").strip()
+        text = re.sub(r"(?<=[a-z]{2})!+$", "", text.strip().strip("`").rstrip(".;,:")).strip()  # 5! is a number
         for left, right in (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\[", "\\]"), ("\\(", "\\)"), ("__", "__")):
             if text.startswith(left) and text.endswith(right) and len(text) >= len(left) + len(right):
                 inner = text[len(left) : len(text) - len(right)]

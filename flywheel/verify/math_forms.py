@@ -38,9 +38,10 @@ _CHOSEN = re.compile(
 )
 _PREFIX = re.compile(r"\(?[A-J][).:]\s+(?=\S)|\([A-J]\)\s*(?=\S)")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z\s'.,!-]*")
+_YES_OR_NO = re.compile(r"(?i)(?:yes|no|true|false)\b")
 _SKIPPED = re.compile("a|an|the|it|is|are|was|on|in|at|of|by|to")
 _NEGATIONS = re.compile("not|no|neither|nor|non|never|none|cannot")
-_MATH_WORDS = re.compile("pi|sqrt|sin|cos|tan|log|ln|exp|infty|theta|alpha|beta")
+_MATH_WORDS = re.compile("and|or|pi|sqrt|sin|cos|tan|log|ln|exp|infty|theta|alpha|beta")
 _DEEPEST = 40
 """Brackets in brackets past which an answer is not looked into."""
 
@@ -107,6 +108,10 @@ def _same(gold: str, answer: str, other: Other) -> bool | None:
     one, two = read_quantity(gold), read_quantity(answer)
     if one is not None and two is not None:
         return same_quantity(one, two)
+    if one is not None and (number := _only_number(answer)) is not None:
+        return same_quantity(one, number)
+    if (said := _YES_OR_NO.match(answer)) and _YES_OR_NO.fullmatch(gold):
+        return said[0].lower() == gold.lower()
     for compare in (_by_matrix, _by_base, _by_union, _by_items):
         if (found := compare(gold, answer, other)) is not _NO_FORM:
             return found  # type: ignore[return-value]
@@ -115,8 +120,6 @@ def _same(gold: str, answer: str, other: Other) -> bool | None:
         return same(*sides, other)
     if (decided := _by_words(gold, answer)) is not None:
         return decided
-    if one is not None and (number := _only_number(answer)) is not None:
-        return same_quantity(one, number)
     return other(gold, answer)
 
 
@@ -209,6 +212,10 @@ def _by_items(gold: str, answer: str, other: Other) -> Found:
     (left, parts, right), (opens, others, closes) = one or ("", [gold], ""), two or ("", [answer], "")
     if max(len(parts), len(others)) > _MOST_ITEMS:
         return other(gold, answer)
+    if one is None and not opens and all(len(split_at(part, _EQUALS)) > 1 for part in others):
+        if all(_is_name(split_at(part, _EQUALS)[0]) for part in others):
+            return False
+        return same(gold, others[-1], other)  # steps of a calculation
     if len(parts) != len(others):
         plain = all(read_quantity(read(part)) is not None for part in [*parts, *others])
         return False if plain else other(gold, answer)
@@ -287,9 +294,7 @@ def _by_words(gold: str, answer: str) -> bool | None:
         return True
     if any(map(_NEGATIONS.fullmatch, one)) != any(map(_NEGATIONS.fullmatch, two)):
         return False
-    if len(one) > 1:
-        return False
-    return (one[0] in two and len(two) <= 4) or (two[0] == one[0] and one[0] in ("yes", "no", "true", "false"))
+    return len(one) == 1 and one[0] in two and len(two) <= 4
 
 
 def _words(text: str) -> list[str] | None:

@@ -45,6 +45,7 @@ _FRACTION = re.compile(
     r"(?:\\frac\s*(?:\{\s*(?P<n1>-?\d{1,3}(?:,\d{3})+|-?\d+)\s*\}|(?P<n2>\d))\s*(?:\{\s*(?P<d1>-?\d{1,3}(?:,\d{3})+|-?\d+)\s*\}|(?P<d2>\d))"
     r"|(?P<n3>\d{1,3}(?:,\d{3})+|\d+)\s*/\s*(?P<d3>\d{1,3}(?:,\d{3})+|\d+)(?![\d,.]))"
 )
+_REPEATING = re.compile(r"(?P<whole>\d{0,15})\.(?P<first>\d{0,15})\\(?:overline|bar)\s*\{?\s*(?P<again>\d{1,15})\s*\}?")
 _SIGN = re.compile(r"\s*(?P<sign>[-+]?)\s*(?:\\?[$€£¥₹]|(?:US\$|USD|Rs\.?|EUR|GBP)(?![a-zA-Z]))?\s*(?P<again>[-+]?)\s*")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:percent|%|\\%)\s*\}|percent\b|percentage points?\b)")
 _TIMES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -122,6 +123,10 @@ def _magnitude(text: str, at: int) -> tuple[Fraction, bool, int] | None:
         if denominator == 0 or (match["mixed"] and (numerator < 0 or denominator < 0)):
             return None
         return _int(match["mixed"] or "0") + Fraction(numerator, denominator), False, match.end()
+    if match := _REPEATING.match(text, at):
+        first, again = match["first"], match["again"]
+        tail = Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(first))
+        return Fraction(int((match["whole"] or "0") + first), 10 ** len(first)) + tail, False, match.end()
     if match := _DECIMAL.match(text, at):
         digits = (match["whole"] or "0").replace(",", "")
         part = (match["point"] or match["bare"] or ".")[1:]
@@ -184,7 +189,8 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
     decimal = gold.decimal or answer.decimal
     if gold.percent != answer.percent:
         bare, percent = (b, a) if gold.percent else (a, b)
-        return _close(bare, percent, decimal) or _close(bare, percent / 100, True)
+        # 0.25 and 0.25 % are hardly meant to be the same, while 25 and 25 % are.
+        return (abs(percent) >= 1 and _close(bare, percent, decimal)) or _close(bare, percent / 100, True)
     one, other = _measure(gold.unit), _measure(answer.unit)
     halves = {_half_of_day(gold.unit), _half_of_day(answer.unit)}
     if halves == {"a", "p"}:

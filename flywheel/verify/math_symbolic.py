@@ -47,7 +47,7 @@ def compare(item: list[str]) -> dict[str, Any]:
             return None
         if given is None or _differ(expected, given):
             return False
-        return bool(verify([expected], [given], timeout_seconds=None))
+        return bool(verify([expected], [given], timeout_seconds=None, allow_set_relation_comp=True))
 
     decided = same(item[0], item[1], symbolic)
     why = f"the gold answer cannot be read: {unread[0][:80]}" if unread else "no form of the gold answer is known"
@@ -78,12 +78,14 @@ def expression(text: str) -> Any:
     if not _is_balanced(text):
         return None
     found = parse("\\boxed{" + as_latex(text) + "}", _CONFIG, parsing_timeout=None)
-    return next((value for value in found if not isinstance(value, str)), None)
+    value: Any = next((value for value in found if not isinstance(value, str)), None)
+    units = {symbol: sympy.I for symbol in getattr(value, "free_symbols", ()) if symbol.name in ("i", "imath")}
+    return value.subs(units) if units else value
 
 
 def as_latex(text: str) -> str:
     """Plain notation as LaTeX: functions without a backslash, ``sqrt(…)``, ``**``, exponents of several digits."""
-    text = text.replace("**", "^")
+    text = _ascending(text.replace("**", "^"))
     text = _GLUED.sub(lambda m: f"\\{m[0]} " if m[1] else f" {m[0]}", text)
     text = _PLAIN.sub(r"\\\1 ", text)
     text = _in_braces(text, re.compile(r"(?<![a-zA-Z])\\?sqrt\s*\("), "\\sqrt{")
@@ -92,6 +94,15 @@ def as_latex(text: str) -> str:
     if _TRIGONOMETRIC.search(text):
         text = re.sub(r"(\d+(?:\.\d+)?)\s*degrees", r"(\\frac{\\pi}{180}\\cdot \1)", text)
     return text.replace(" degrees", "").strip()
+
+
+def _ascending(text: str) -> str:
+    """A chain of relations from its smallest end: ``2 > x > 1`` as ``1 < x < 2``."""
+    parts = re.split(r"(>|\\ge(?![a-zA-Z]))", text)
+    if len(parts) < 5 or "<" in text or "\\le" in text:
+        return text
+    flipped = {">": "<", "\\ge": "\\le "}
+    return "".join(flipped.get(part, part) for part in reversed(parts))
 
 
 def _in_braces(text: str, opening: re.Pattern[str], replacement: str) -> str:

@@ -180,10 +180,10 @@ def _names(row: SourceRow, fields: Mapping[str, str], unlabelled: bool) -> dict[
 def _item(row: SourceRow, unlabelled: bool) -> Item | str:
     """An item, or what is wrong with its row."""
     values = dict(row.values)
-    question = _text(values.pop("question"))
+    question = as_text(values.pop("question"))
     if not question:
         return f"{row.where}: the question is empty"
-    given, solution = _text(values.pop("answer", None)), _text(values.pop("solution", None))
+    given, solution = as_text(values.pop("answer", None)), as_text(values.pop("solution", None))
     answer = gold_answer(given) if given else None
     if answer is None and not (unlabelled and not given):
         return f"{row.where}: " + (f"no answer can be read from {given[:60]!r}" if given else "no gold answer")
@@ -191,12 +191,12 @@ def _item(row: SourceRow, unlabelled: bool) -> Item | str:
     return Item(row.where, question, answer, worked, values)
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A field as text: numbers are written out, a list of answers is joined, chat messages are their last text."""
     if isinstance(value, list):
         if value and isinstance(value[-1], Mapping):
-            return _text(value[-1].get("content"))
-        return ", ".join(_text(part) for part in value)
+            return as_text(value[-1].get("content"))
+        return ", ".join(as_text(part) for part in value)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return "" if value is None else str(value).strip()
