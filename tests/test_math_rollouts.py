@@ -535,6 +535,12 @@ def test_without_a_sandbox_the_check_says_so(tmp_path: Path, monkeypatch: pytest
     assert Kit({}, tmp_path).findings() == []
 
 
+def test_unlabelled_problems_need_a_vote() -> None:
+    assert Kit({"vote": {}}).findings(unlabelled=True) == []
+    [finding] = Kit({}).findings(unlabelled=True)
+    assert "rollouts.vote" in finding
+
+
 def test_what_was_started_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     started = Subprocess()
     monkeypatch.setattr(notebook, "_make_executor", lambda spec: started)

@@ -37,9 +37,15 @@ class Kit:
             self._notebook = Notebook(options.timeout, options.max_output, options.sandbox)
         return self._notebook
 
-    def findings(self) -> list[str]:
-        """What would keep the rollouts from working on this machine, for ``flywheel check``."""
+    def findings(self, unlabelled: bool = False) -> list[str]:
+        """What would keep the rollouts from working here, for ``flywheel check``.
+
+        Args:
+            unlabelled: there are problems without an answer.
+        """
         found = [] if self.options.code is None else self.notebook(self.options.code).findings()
+        if unlabelled and self.options.vote is None:
+            found.append("unlabelled problems stay undecided without a vote: add task.args.rollouts.vote, such as {}")
         if self.rubric is not None and (unknown := sorted(set(self.rubric.fields) - {"prompt", "response"})):
             found.append(
                 f"rollouts.self_verify.rubric: {self.rubric.name} asks for {', '.join(unknown)}; "

@@ -157,7 +157,7 @@ class Math(BaseTask):
     def findings(self) -> list[str]:
         """Gold answers that cannot be used, by row, and what the rollouts lack. Of broken rows ``problems`` tells."""
         faults = list(self._unverifiable(self.dataset)) if self.broken == "refuse" else []
-        return [*first_few(faults, SHOWN), *self.kit.findings()]
+        return [*first_few(faults, SHOWN), *self.kit.findings(self.unlabelled)]
 
     def notes(self) -> list[str]:
         """What ``flywheel check`` should say, though nothing is wrong."""
