@@ -511,7 +511,7 @@ def test_an_endless_or_talkative_block_is_cut_and_the_turns_are_counted(world: W
             return [block("while True: pass"), block("print('x' * 5000)")]
         return [block("print(2)")]
 
-    options = {"turns": 2, "timeout": 1, "max_output": 100}
+    options = {"turns": 2, "timeout": 4, "max_output": 100}
     rows, _ = world.roll({"code": options}, answer)
     assert not any(row["passed"] for row in rows)
     endless, talkative = (row["messages"] for row in rows)
