@@ -112,10 +112,11 @@ class Replay(Section):
 class Pairs(Section):
     """How preference pairs are made from graded samples."""
 
-    strategy: Literal["right_vs_wrong", "best_vs_worst", "gold_vs_own"] = Field(
+    strategy: Literal["right_vs_wrong", "best_vs_worst", "gold_vs_own", "step"] = Field(
         default="right_vs_wrong",
         description="`right_vs_wrong`: random right against random wrong (Iterative RPO); `best_vs_worst`: "
-        "extreme scores of a group (Self-Rewarding); `gold_vs_own`: the gold against own samples (SPIN).",
+        "extreme scores of a group (Self-Rewarding); `gold_vs_own`: the gold against own samples (SPIN); "
+        "`step`: a right against a wrong way to go on from the same prefix (Step-DPO; needs continuations).",
     )
     per_problem: int = Field(default=2, ge=1, description="Most pairs per problem.")
 

@@ -129,15 +129,15 @@ def whole(rows: Iterable[SourceRow]) -> list[SourceRow]:
     return listed
 
 
-def refuse_faults(faults: Iterable[str], hint: str | None = None) -> None:
+def refuse_faults(faults: Iterable[str], hint: str | None = None, most: int = SHOWN) -> None:
     """Raise one error for all faults, if there are any.
 
     Raises:
-        DataError: naming the first ``SHOWN``.
+        DataError: naming the first ``most``.
     """
     listed = list(faults)
     if listed:
-        raise DataError("\n".join(first_few(listed)), hint)
+        raise DataError("\n".join(first_few(listed, most)), hint)
 
 
 def first_few(lines: Sequence[str], most: int = SHOWN) -> list[str]:

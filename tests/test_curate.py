@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel.curate import make_filters, make_pairs, run_filters
+from flywheel.errors import RecipeError
 from flywheel.types import Completion, Group, Pair, Problem, Sample, Verdict
 
 
@@ -131,6 +133,25 @@ def test_cut_off_answers_can_be_dropped() -> None:
     assert kept("finished", [sample_row(0, finish="length"), sample_row(1)]) == ["s001"]
 
 
+def test_a_number_that_the_rollout_found_can_be_bounded() -> None:
+    found = ['{"belief": 0.2}', '{"belief": 0.5}', '{"belief": 1.0}', '{"belief": null}', "{}", '{"belief": "yes"}']
+    rows = [sample_row(i, data=data) for i, data in enumerate([*found, None])]
+    assert kept("data", rows, field="belief", min=0.5) == ["s001", "s002"]
+    assert kept("data", rows, field="belief", max=0.5, missing="keep") == ["s000", "s001", "s004", "s006"]
+    nested = [sample_row(i, data='{"claim": {"agreed": %d}}' % i) for i in range(3)]  # noqa: UP031
+    assert kept("data", nested, field="claim.agreed", min=1, max=1) == ["s001"]
+    _, dropped, _ = run_filters(make_filters([{"data": {"field": "belief", "min": 0.5}}]), rows)
+    assert {row["reason"] for row in dropped} == {
+        "belief below 0.5",
+        "belief is undecided",
+        "belief is not a number",
+        "no belief",
+    }
+    for wrong in ({"field": "x"}, {"field": "x", "min": 0, "missing": "ignore"}, {"min": 1}):
+        with pytest.raises(RecipeError):
+            make_filters([{"data": wrong}])
+
+
 # -- pairs ---------------------------------------------------------------------------------------
 
 
@@ -150,7 +171,7 @@ def pairs_of(strategy: str, one: Group, kept_ids: set[str] | None = None, most: 
 
 
 SCORES = st.lists(st.sampled_from([0.0, 0.0, 0.5, 1.0, 1.0, None]), max_size=10)
-STRATEGIES = ["right_vs_wrong", "best_vs_worst", "gold_vs_own"]
+STRATEGIES = ["right_vs_wrong", "best_vs_worst", "gold_vs_own", "step"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -205,6 +226,32 @@ def test_gold_is_preferred_to_the_policy_s_own_even_when_that_is_right() -> None
     assert {p.chosen.completion.text for p in pairs} == {"gold"}
     assert {p.chosen.id for p in pairs} == {"gold-p"}
     assert pairs_of("gold_vs_own", group([1.0, 0.0], gold=None), set()) == []
+
+
+def test_step_pairs_contrast_ways_to_go_on_from_the_same_prefix() -> None:
+    problem = Problem.ask("p", "?")
+
+    def sample(name: str, text: str, right: bool | None, prefix: int | None = None) -> Sample:
+        data = {} if prefix is None else {"prefix": prefix}
+        score = None if right is None else float(right)
+        return Sample(name, "p", 1, replace(Completion.of(text), data=data), Verdict(score, ""))
+
+    samples = [
+        sample("own", "a\nb\nwrong", False),
+        sample("short", "a\nright", True, 1),
+        sample("long", "a\nb\nright", True, 3),
+        sample("also wrong", "a\nwrong", False, 1),
+        sample("undecided", "a\nb\n?", None, 3),
+        sample("elsewhere", "z\nwrong", False),
+    ]
+    one = Group(problem, samples)
+    found = pairs_of("step", one, most=5)
+    # From "a\nb" only two go on and differ; the longest prefix comes first.
+    assert (found[0].chosen.id, found[0].rejected.id) == ("long", "own")
+    assert len(found) == 2 and "elsewhere" not in {pair.rejected.id for pair in found}
+    assert pairs_of("step", one, most=1) == found[:1]
+    assert pairs_of("step", one, kept_ids={"own"}) == []
+    assert pairs_of("step", group([1.0, 0.0])) == []  # nothing was continued
 
 
 def test_a_pair_does_not_depend_on_other_problems() -> None:

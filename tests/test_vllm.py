@@ -76,7 +76,7 @@ def test_an_answer_that_the_assistant_began_is_continued(engine: Engine) -> None
         return LOOP.run_until_complete(engine.chat(list(messages), sampling))[0].text
 
     whole = greedy(question, length=12)
-    assert greedy(question, {"role": "assistant", "content": whole[:5]}, length=len(whole) - 5) == whole[5:]
+    assert greedy(question, {"role": "assistant", "content": whole[:5]}, length=7) == whole[5:]
 
 
 def test_a_seeded_request_gives_the_same_answers_in_any_company(engine: Engine) -> None:

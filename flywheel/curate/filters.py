@@ -16,6 +16,7 @@ from flywheel.curate.chain import Filter, RowWise
 from flywheel.curate.decontaminate import Decontaminate
 from flywheel.curate.dedup import Dedup, NearExact
 from flywheel.curate.difficulty import Difficulty
+from flywheel.curate.fields import DataField
 from flywheel.curate.language import Language
 from flywheel.curate.mix import Mix
 from flywheel.curate.overused import OverusedPhrases
@@ -40,6 +41,7 @@ FILTERS: dict[str, Any] = {
     "self_filter": SelfFilter,
     "difficulty": Difficulty,
     "mix": Mix,
+    "data": DataField,
 }
 
 

@@ -1,4 +1,4 @@
-"""Preference pairs from graded groups, by three published strategies."""
+"""Preference pairs from graded groups, by published strategies."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ def make_pairs(
 
     Args:
         strategy: "right_vs_wrong" (Iterative RPO §2: random right against random wrong), "best_vs_worst"
-            (Self-Rewarding §2.4: extreme scores, ties dropped) or "gold_vs_own" (SPIN: the gold
-            completion against the policy's own, right or wrong).
+            (Self-Rewarding §2.4: extreme scores, ties dropped), "gold_vs_own" (SPIN: the gold
+            completion against the policy's own, right or wrong) or "step" (Step-DPO: a right against a
+            wrong way to go on from the same prefix; needs ``data["prefix"]``, its length in characters).
         groups: problems with their graded samples.
         chosen_ids: samples that survived curation; only these can be chosen.
         per_problem: most pairs per problem, and per prompt that a rollout derived from it.
         seed: of the random choices.
     """
-    makers = {"right_vs_wrong": _right_vs_wrong, "best_vs_worst": _best_vs_worst, "gold_vs_own": _gold_vs_own}
+    makers = {
+        "right_vs_wrong": _right_vs_wrong,
+        "best_vs_worst": _best_vs_worst,
+        "gold_vs_own": _gold_vs_own,
+        "step": _step,
+    }
     for group in groups:
         # Seeded by problem, so that a pair does not depend on which other problems there are.
         draw = random.Random(f"{seed}:{group.problem.id}")
@@ -76,6 +82,20 @@ def _gold_vs_own(group: Group, chosen_ids: set[str], most: int, draw: random.Ran
     own = [s for s in _distinct(group.samples) if s.completion.text.strip() != gold.strip()]
     draw.shuffle(own)
     return [Pair(group.problem, chosen, sample) for sample in own[:most]]
+
+
+def _step(group: Group, chosen_ids: set[str], most: int, draw: random.Random) -> list[Pair]:
+    """The longest prefixes first: what differs after them is least. What both share cancels out of DPO's loss."""
+    prefixes = {
+        s.completion.text[: s.completion.data["prefix"]] for s in group.samples if "prefix" in s.completion.data
+    }
+    pairs: dict[str, Pair] = {}
+    for prefix in sorted(prefixes, key=lambda text: (-len(text), text)):
+        same = [s for s in group.samples if len(s.completion.messages) == 1 and s.completion.text.startswith(prefix)]
+        pairs |= {pair.id: pair for pair in _right_vs_wrong(Group(group.problem, same), chosen_ids, 1, draw)}
+        if len(pairs) >= most:
+            break
+    return list(pairs.values())
 
 
 def _distinct(samples: Iterable[Sample]) -> list[Sample]:

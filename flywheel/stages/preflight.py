@@ -45,7 +45,8 @@ def work(payload: dict[str, Any], report: Report) -> dict[str, list[str]]:
     else:
         found = check_task(task, needs_demonstrations=recipe.warmup is not None)
         findings += [f"task {recipe.task.use}: {finding}" for finding in found]
-        notes += _short_split(task, recipe)
+        notes += getattr(task, "notes", list)() if not found else []
+        notes += _short_split(task, recipe) if not found else []
         close_task(task)
     findings += check_training(recipe, payload["world"])
     launch = (payload["world"], payload["sharding"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice, pairwise
 
+from flywheel.errors import UserError
 from flywheel.tasks.base import Task
 from flywheel.types import Completion, Problem, Verdict
 
@@ -23,6 +24,9 @@ def check_task(task: Task, *, needs_demonstrations: bool) -> list[str]:
     for split in ("train", "heldout", *(["demonstrations"] if needs_demonstrations else [])):
         try:
             splits[split] = list(islice(task.problems(split), SAMPLE))
+        except UserError as error:
+            findings += _told(error)
+            continue
         except Exception as error:  # a user's code may raise anything; it is a finding, not a crash
             findings.append(f"problems({split!r}) raised {type(error).__name__}: {error}")
             continue
@@ -34,8 +38,15 @@ def check_task(task: Task, *, needs_demonstrations: bool) -> list[str]:
     ][:3]
     known = {p.id: p for problems in splits.values() for p in problems if p.gold is not None}
     findings += _verifier(task, list(known.values()))
-    findings += getattr(task, "findings", list)()
-    return findings
+    try:
+        findings += getattr(task, "findings", list)()
+    except UserError as error:
+        findings += _told(error)
+    return list(dict.fromkeys(findings))  # what keeps one split from being read may keep the others as well
+
+
+def _told(error: UserError) -> list[str]:
+    return [*error.message.splitlines(), *([f"({error.hint})"] if error.hint else [])]
 
 
 def _overlap(splits: dict[str, list[Problem]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,11 +17,12 @@ from flywheel.tasks.base import Task
 BUILTIN = {
     "countdown": "flywheel.tasks.countdown:Countdown",
     "addition": "flywheel.tasks.addition:Addition",
+    "math": "flywheel.tasks.math:Math",
 }
 
 
 def load_task(use: str, args: dict[str, Any] | None = None, base: Path | None = None) -> Task:
-    """Make the task that a recipe names.
+    """Make the task that a recipe names; if its class has an argument ``base``, that is the recipe's folder.
 
     Args:
         use: a name in ``BUILTIN``, ``./file.py:Class`` (relative to ``base``) or ``package.module:Class``.
@@ -31,8 +33,9 @@ def load_task(use: str, args: dict[str, Any] | None = None, base: Path | None = 
         TaskError: nothing by that name, the file does not import, or the arguments do not fit.
     """
     cls = _find_class(use, base or Path.cwd())
+    given = {"base": base or Path.cwd()} if _takes_base(cls) else {}
     try:
-        task = cls(**(args or {}))
+        task = cls(**{**given, **(args or {})})
     except (TypeError, ValueError) as error:
         raise TaskError(f"task {use}: {error}", hint="mend `task.args` in the recipe") from error
     missing = [name for name in ("problems", "rollout", "verify") if not callable(getattr(task, name, None))]
@@ -63,6 +66,13 @@ def _find_class(use: str, base: Path) -> Any:
         return getattr(module, name)
     except AttributeError as error:
         raise TaskError(f"task {use}: {where} has no class {name!r}") from error
+
+
+def _takes_base(cls: Any) -> bool:
+    try:
+        return "base" in inspect.signature(cls).parameters
+    except (TypeError, ValueError):  # no class, or one without a signature
+        return False
 
 
 def _import_file(path: Path) -> Any:
