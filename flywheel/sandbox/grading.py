@@ -1,0 +1,144 @@
+"""Is a program right? Three levels of evidence, from strongest to weakest.
+
+- ``StdioChecks``: the program reads stdin and writes stdout; what it should write never enters the sandbox.
+- ``CallChecks``: a function of it is called; arguments go in, answers come out as tagged plain data, and are compared
+  outside, so no ``__eq__``, frame walk or early exit can help.
+- ``TestChecks``: tests run in the same process as the program. That their end was reached is proven by a nonce on a
+  private file descriptor, and a program that passed must *fail* when the expectations are altered (poisoned rerun).
+
+A program that passed runs again under another hash seed and clock; one that then fails is flaky, and wrong. Where the
+sandbox failed the grade is undecided, never wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flywheel.sandbox.job import Executor, Limits, Outcome
+from flywheel.types import Verdict
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is graded: source in one language, with files that lie beside it."""
+
+    source: str
+    language: str = "python"
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StdioCase:
+    """One input and the output that it should give."""
+
+    stdin: bytes
+    stdout: bytes
+    argv: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CallCase:
+    """One call and what it should return (plain Python data)."""
+
+    args: tuple[Any, ...]
+    expected: Any
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StdioChecks:
+    cases: Sequence[StdioCase]
+
+
+@dataclass(frozen=True)
+class CallChecks:
+    """Calls of ``function``: a name, or ``Class.method`` (an instance is made without arguments). Python only."""
+
+    function: str
+    cases: Sequence[CallCase]
+
+
+@dataclass(frozen=True)
+class TestChecks:
+    """A test file in the program's language.
+
+    Attributes:
+        tests: runs after the program, in its namespace; plain asserts, ``def check(candidate)``, ``test_*`` functions
+            or unittest classes in Python.
+        entry_point: with it, ``check(entry_point)`` is called if there is a ``check``.
+        setup: runs before the program (imports, as in MBPP's ``test_setup_code``).
+    """
+
+    __test__ = False  # not for pytest to collect
+
+    tests: str
+    entry_point: str | None = None
+    setup: str = ""
+
+
+Checks = StdioChecks | CallChecks | TestChecks
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How strictly answers are compared, and how often programs are run.
+
+    Attributes:
+        text: stdout compared as "bytes", as "lines" (blanks at line ends and empty lines at the end do not count) or
+            as "tokens" (split at blanks; numbers within ``tolerance``).
+        tolerance: most difference of two floats, relative and absolute; 0 is exact. NaN equals NaN.
+        sequences: "strict": a tuple is no list; "loose": it is.
+        numbers: "strict": a bool is no int and an int no float; "loose": as Python's ``==`` has it.
+        flaky: run passed programs again under another hash seed and clock.
+        poison: run programs that passed a test file again with altered expectations.
+        limits: of each run.
+    """
+
+    text: Literal["bytes", "lines", "tokens"] = "lines"
+    tolerance: float = 0.0
+    sequences: Literal["strict", "loose"] = "loose"
+    numbers: Literal["strict", "loose"] = "loose"
+    flaky: bool = True
+    poison: bool = True
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A program's verdict with its evidence.
+
+    Attributes:
+        passed: None is undecided.
+        reason: one line.
+        level: "stdio", "call" or "tests".
+        outcomes: the runs that decided; the last one is what a policy should see of a failure.
+        share: of the cases, those that passed before the first failure; 1.0 when all did.
+        flaky: passed once, and not under another hash seed and clock.
+        forged: passed although the expectations had been altered.
+        poisoned: how many expectations the poisoned rerun altered; None where there was none.
+    """
+
+    passed: bool | None
+    reason: str
+    level: Literal["stdio", "call", "tests"]
+    outcomes: tuple[Outcome, ...] = ()
+    share: float = 0.0
+    flaky: bool = False
+    forged: bool = False
+    poisoned: int | None = None
+
+    def verdict(self) -> Verdict:
+        """As stages record it; the level and the isolation are in its detail."""
+        ...
+
+
+async def grade(executor: Executor, program: Program, checks: Checks, policy: Policy | None = None) -> Grade:
+    """Grade one program. Concurrent calls share the executor."""
+    ...
+
+
+def grade_many(executor: Executor, asks: Sequence[tuple[Program, Checks]], policy: Policy | None = None) -> list[Grade]:
+    """Grade many programs at once, from plain code."""
+    ...
