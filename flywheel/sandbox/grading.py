@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from flywheel.sandbox.job import Executor, Limits, Outcome
 from flywheel.types import Verdict
@@ -79,6 +79,34 @@ class TestChecks:
 
 
 Checks = StdioChecks | CallChecks | TestChecks
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """A test file made ready to run: the fields of a ``Job``. The last line it prints must be the nonce."""
+
+    __test__ = False
+
+    files: Mapping[str, bytes]
+    entry: str = ""
+    stdin: bytes = b""
+
+
+class TestIdiom(Protocol):
+    """How test files of one language run; ``testfile.py`` has a row per language."""
+
+    def assemble(self, program: Program, checks: TestChecks, nonce: str) -> TestRun:
+        """Program and tests as one job, which prints the nonce as its last line if every test was run and passed.
+
+        Raises:
+            DataError: tests that do not parse.
+        """
+        ...
+
+    def poison(self, checks: TestChecks) -> tuple[TestChecks, int]:
+        """The same tests with every expectation altered, so that a right program fails at the first that it
+        reaches, and how many were altered. With 0, what is altered is only the end: it fails before the nonce."""
+        ...
 
 
 @dataclass(frozen=True)
