@@ -6,12 +6,17 @@ it, and how it is called elsewhere. How a program is tested is in ``testfile.py`
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from flywheel.errors import UserError
+
+if TYPE_CHECKING:
+    from flywheel.sandbox.job import Job
 
 SANDBOX_PATH = "/usr/local/bin:/usr/bin:/bin"
 """Where programs of a sandbox are looked for: what the machine has under ``/usr``, and nobody's home."""
@@ -24,7 +29,7 @@ class Language:
     Attributes:
         name: what jobs call it.
         file: the program's file name in the work folder.
-        run: command that runs it there.
+        run: command that runs it there; see ``commands`` for what stands in braces.
         compile: command that makes what ``run`` runs; None where there is nothing to compile.
         programs: what must be installed, with the Debian package that brings it.
         image: container image that has these programs.
@@ -60,7 +65,7 @@ _ROWS = (
     Language(
         "python",
         file="main.py",
-        run=("python3", "main.py"),  # where flywheel runs there is a Python
+        run=("python3", "{entry}"),  # where flywheel runs there is a Python
         image="python:3.11-slim",
         grammar="python",
         aliases=("py", "python3"),
@@ -69,7 +74,7 @@ _ROWS = (
     Language(
         "javascript",
         file="main.js",
-        run=("node", "main.js"),
+        run=("node", "{entry}"),
         programs={"node": "nodejs"},
         image="node:20-slim",
         grammar="javascript",
@@ -82,8 +87,8 @@ _ROWS = (
         "typescript",
         file="main.ts",
         # Types are checked; the file of declarations stands for @types/node, which not every installation has.
-        compile=("tsc", "--target", "es2021", "--module", "commonjs", "--skipLibCheck", "--types", "", "main.ts"),
-        run=("node", "main.js"),
+        compile=("tsc", "--target", "es2021", "--module", "commonjs", "--skipLibCheck", "--types", "", "{sources}"),
+        run=("node", "{stem}.js"),
         programs={"tsc": "node-typescript", "node": "nodejs"},
         image="flywheel-sandbox",
         grammar="typescript",
@@ -96,7 +101,7 @@ _ROWS = (
         "php",
         file="main.php",
         # PHP's own default compiles assert() away.
-        run=("php", "-d", "zend.assertions=1", "-d", "assert.exception=1", "-d", "display_errors=stderr", "main.php"),
+        run=("php", "-d", "zend.assertions=1", "-d", "assert.exception=1", "-d", "display_errors=stderr", "{entry}"),
         programs={"php": "php-cli"},
         image="php:8-cli",
         grammar="php",
@@ -106,7 +111,7 @@ _ROWS = (
     Language(
         "bash",
         file="main.sh",
-        run=("bash", "main.sh"),
+        run=("bash", "{entry}"),
         programs={"bash": "bash"},
         grammar="bash",
         aliases=("sh", "shell"),
@@ -115,8 +120,8 @@ _ROWS = (
     Language(
         "java",
         file="Main.java",
-        compile=("javac", "-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", "-nowarn", "-d", ".", "Main.java"),
-        run=("java", "-ea", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss64m", "-cp", ".", "Main"),
+        compile=("javac", "-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", "-nowarn", "-d", ".", "{sources}"),
+        run=("java", "-ea", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss64m", "-cp", ".", "{stem}"),
         programs={"javac": "default-jdk-headless", "java": "default-jdk-headless"},
         image="eclipse-temurin:17",
         grammar="java",
@@ -128,7 +133,7 @@ _ROWS = (
     Language(
         "cpp",
         file="main.cpp",
-        compile=("g++", "-std=c++17", "-O1", *_WARN, "-o", "main", "main.cpp", "-pthread"),
+        compile=("g++", "-std=c++17", "-O1", *_WARN, "-o", "main", "{sources}", "-pthread"),
         run=("./main",),
         programs={"g++": "g++"},
         image="gcc:12",
@@ -139,7 +144,7 @@ _ROWS = (
     Language(
         "c",
         file="main.c",
-        compile=("gcc", "-std=gnu11", "-O1", *_WARN, "-o", "main", "main.c", "-lm", "-pthread"),
+        compile=("gcc", "-std=gnu11", "-O1", *_WARN, "-o", "main", "{sources}", "-lm", "-pthread"),
         run=("./main",),
         programs={"gcc": "gcc"},
         image="gcc:12",
@@ -148,7 +153,7 @@ _ROWS = (
     Language(
         "go",
         file="main.go",
-        compile=("go", "build", "-o", "main", "main.go"),
+        compile=("go", "build", "-o", "main", "{sources}"),
         run=("./main",),
         programs={"go": "golang-go"},
         image="golang:1.19",
@@ -162,7 +167,7 @@ _ROWS = (
     Language(
         "rust",
         file="main.rs",
-        compile=("rustc", "--edition", "2021", "-C", "opt-level=1", "-A", "warnings", "-o", "main", "main.rs"),
+        compile=("rustc", "--edition", "2021", "-C", "opt-level=1", "-A", "warnings", "-o", "main", "{entry}"),
         run=("./main",),
         programs={"rustc": "rustc", "cc": "gcc"},
         image="rust:1-slim",
@@ -175,7 +180,7 @@ _ROWS = (
     Language(
         "ruby",
         file="main.rb",
-        run=("ruby", "main.rb"),
+        run=("ruby", "{entry}"),
         programs={"ruby": "ruby"},
         image="ruby:3.1-slim",
         grammar="ruby",
@@ -186,7 +191,7 @@ _ROWS = (
     Language(
         "perl",
         file="main.pl",
-        run=("perl", "main.pl"),
+        run=("perl", "{entry}"),
         programs={"perl": "perl"},
         image="perl:5.36-slim",
         grammar="perl",
@@ -196,7 +201,7 @@ _ROWS = (
     Language(
         "lua",
         file="main.lua",
-        run=("lua5.4", "main.lua"),
+        run=("lua5.4", "{entry}"),
         programs={"lua5.4": "lua5.4"},
         image="flywheel-sandbox",
         grammar="lua",
@@ -206,7 +211,7 @@ _ROWS = (
         "sql",
         file="main.sql",
         # -bail: the first error ends the script, with a return code. It is read as a file, so that stdin is free.
-        run=("sqlite3", "-batch", "-bail", "-init", "/dev/null", ":memory:", ".read main.sql"),
+        run=("sqlite3", "-batch", "-bail", "-init", "/dev/null", ":memory:", ".read {entry}"),
         programs={"sqlite3": "sqlite3"},
         image="flywheel-sandbox",
         grammar="sql",
@@ -216,6 +221,10 @@ _ROWS = (
 )
 
 LANGUAGES: dict[str, Language] = {row.name: row for row in _ROWS}
+_PUBLIC_CLASS = re.compile(
+    r"^\s*public\s+(?:final\s+|abstract\s+)*(?:class|record|enum|interface)\s+(\w+)", re.MULTILINE
+)
+_MAIN_CLASS = re.compile(r"\bclass\s+(\w+)(?=(?:(?!\bclass\b).)*?\bstatic\s+void\s+main\b)", re.DOTALL)
 _NAMES = {alias: row for row in _ROWS for alias in (row.name, *row.aliases)}
 
 
@@ -231,6 +240,37 @@ def language(name: str) -> Language:
         hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(LANGUAGES)}"
         raise UserError(f"no language is called {name!r}", hint=hint)
     return row
+
+
+def commands(job: Job) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """What compiles a job (None: nothing to compile), and what runs it; both in its work folder.
+
+    In a row's commands ``{entry}`` is the job's entry (or the language's own file name), ``{stem}`` its name without
+    the suffix, and ``{sources}`` all files of the job with the entry's suffix, the entry first.
+    """
+    row = language(job.language)
+    entry = job.entry or row.file
+    stem, _, suffix = entry.rpartition(".")
+    others = sorted(name for name in job.files if name != entry and name.endswith(f".{suffix}"))
+
+    def filled(command: tuple[str, ...]) -> tuple[str, ...]:
+        words: list[str] = []
+        for word in command:
+            words += (
+                [entry, *others] if word == "{sources}" else [word.replace("{entry}", entry).replace("{stem}", stem)]
+            )
+        return tuple(words)
+
+    return (filled(row.compile) if row.compile else None), (*filled(row.run), *job.argv)
+
+
+def entry_of(name: str, source: str) -> str:
+    """The file name that a program should have: the language's own, but Java names files after their public class."""
+    row = language(name)
+    if row.name == "java":
+        found = _PUBLIC_CLASS.search(source) or _MAIN_CLASS.search(source)
+        return f"{found.group(1)}.java" if found else row.file
+    return row.file
 
 
 def absent(name: str) -> dict[str, str]:
