@@ -103,9 +103,11 @@ class TestIdiom(Protocol):
         """
         ...
 
-    def poison(self, checks: TestChecks) -> tuple[TestChecks, int]:
-        """The same tests with every expectation altered, so that a right program fails at the first that it
-        reaches, and how many were altered. With 0, what is altered is only the end: it fails before the nonce."""
+    def poison(self, program: Program, checks: TestChecks, nonce: str) -> tuple[TestRun, int]:
+        """The same as one job, with expectations altered so that a right program fails, and how many were altered.
+
+        With 0, nothing could be altered but the end: an assertion that always fails stands before the nonce.
+        """
         ...
 
 
