@@ -38,6 +38,7 @@ class Language:
         fusion: SandboxFusion's name; None if it has none.
         etc: what of ``/etc`` the programs cannot do without.
         env: environment variables beside the sandbox's own.
+        support: files that lie beside every program of the language.
         address_space: whether a limit on address space (RLIMIT_AS) is bearable: virtual machines with garbage
             collectors reserve far more than they use, and need a memory cgroup instead.
         processes: least number of processes and threads that its runtime needs.
@@ -54,10 +55,14 @@ class Language:
     fusion: str | None = None
     etc: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    support: Mapping[str, bytes] = field(default_factory=dict)
     address_space: bool = True
     processes: int = 1
 
 
+_NODE_TYPES = b"""declare var require: any, process: any, module: any, exports: any, Buffer: any, global: any;
+declare module "*";
+"""
 _WARN = ("-w", "-pipe")  # a warning is no error, and compilers print a lot of them
 _ALTERNATIVES = ("/etc/alternatives",)
 
@@ -86,7 +91,7 @@ _ROWS = (
     Language(
         "typescript",
         file="main.ts",
-        # Types are checked; the file of declarations stands for @types/node, which not every installation has.
+        # Types are checked; Node's own names are declared beside the program, since not everyone has @types/node.
         compile=("tsc", "--target", "es2021", "--module", "commonjs", "--skipLibCheck", "--types", "", "{sources}"),
         run=("node", "{stem}.js"),
         programs={"tsc": "node-typescript", "node": "nodejs"},
@@ -94,6 +99,7 @@ _ROWS = (
         grammar="typescript",
         aliases=("ts",),
         fusion="typescript",
+        support={"node.d.ts": _NODE_TYPES},
         address_space=False,
         processes=16,
     ),
@@ -251,7 +257,7 @@ def commands(job: Job) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     row = language(job.language)
     entry = job.entry or row.file
     stem, _, suffix = entry.rpartition(".")
-    others = sorted(name for name in job.files if name != entry and name.endswith(f".{suffix}"))
+    others = sorted(name for name in work_files(job) if name != entry and name.endswith(f".{suffix}"))
 
     def filled(command: tuple[str, ...]) -> tuple[str, ...]:
         words: list[str] = []
@@ -262,6 +268,11 @@ def commands(job: Job) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
         return tuple(words)
 
     return (filled(row.compile) if row.compile else None), (*filled(row.run), *job.argv)
+
+
+def work_files(job: Job) -> dict[str, bytes]:
+    """All files of a job's work folder: its own, and what its language puts beside them."""
+    return {**language(job.language).support, **job.files}
 
 
 def entry_of(name: str, source: str) -> str:
