@@ -57,7 +57,7 @@ def code_in(text: str, tongue: str, containing: str | None = None) -> str | None
     found = blocks(_answer(text))
     if not found:
         return None
-    own = [block.code for block in found if _is(block.tag, tongue)] or [b.code for b in found if not b.tag]
+    own = [block.code for block in found if is_tag(block.tag, tongue)] or [b.code for b in found if not b.tag]
     if not own:
         own = [block.code for block in found]
     if containing is not None:
@@ -178,7 +178,8 @@ def _answer(text: str) -> str:
     return text.rsplit("</think>", 1)[-1]
 
 
-def _is(tag: str, tongue: str) -> bool:
+def is_tag(tag: str, tongue: str) -> bool:
+    """Whether a fence's tag names a language."""
     try:
         return bool(tag) and language(tag).name == tongue
     except UserError:

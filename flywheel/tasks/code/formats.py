@@ -39,6 +39,7 @@ class Read:
         spec: how answers are tested.
         gold: a program that is known to be right, or None.
         shown: tests that the question may show.
+        starter: code that the answer should begin from, if it is not in the question.
     """
 
     format: str
@@ -47,6 +48,7 @@ class Read:
     spec: Spec
     gold: str | None = None
     shown: tuple[str, ...] = ()
+    starter: str = ""
 
     @property
     def id(self) -> str:
@@ -148,12 +150,12 @@ def _asserted(format: str, row: Row, shown: list[str], hidden: list[str], setup:
     if entry is None:
         raise ValueError("its tests call no function of the answer; name it in `entry_point`")
     prefix = _optional(row, "starter_code")
-    found = asserts.as_cases(tests, entry) if not setup else None
+    found = asserts.as_cases(tests, entry)
     if found is not None:
-        spec = Spec("call", "python", entry, prefix, cases=found)
+        spec = Spec("call", "python", entry, prefix, setup, cases=found)
     else:
         spec = Spec("tests", "python", entry, prefix, setup=setup, tests="\n".join(tests) + "\n")
-    return Read(format, _name(row), _question(row), spec, _gold(row), tuple(shown))
+    return Read(format, _name(row), _question(row), spec, _gold(row), tuple(shown), prefix)
 
 
 def _is_live_code_bench(row: Row) -> bool:
@@ -172,7 +174,7 @@ def _live_code_bench(row: Row) -> Read:
     starter = _optional(row, "starter_code")
     function = metadata.get("func_name") if isinstance(metadata, dict) else None
     spec = read_cases(listed, function or row.get("fn_name"), starter)
-    return Read("livecodebench", _name(row, "question_id", *NAME), _question(row), spec, _gold(row))
+    return Read("livecodebench", _name(row, "question_id", *NAME), _question(row), spec, _gold(row), starter=starter)
 
 
 def _is_input_output(row: Row) -> bool:
@@ -184,8 +186,9 @@ def _apps(row: Row) -> Read:
     table = json.loads(given) if isinstance(given, str) else given
     if not isinstance(table, Mapping):
         raise ValueError("`input_output` is not an object with inputs and outputs")
-    spec = input_output(table, table.get("fn_name"), _optional(row, "starter_code"))
-    return Read("apps", _name(row), _question(row), spec, _gold(row))
+    starter = _optional(row, "starter_code")
+    spec = input_output(table, table.get("fn_name"), starter)
+    return Read("apps", _name(row), _question(row), spec, _gold(row), starter=starter)
 
 
 def _is_contest(row: Row) -> bool:
@@ -233,7 +236,7 @@ def _cases(row: Row) -> Read:
         listed = json.loads(row[key]) if isinstance(row[key], str) else row[key]
         spec = read_cases(listed, function, starter)
     tongue = _language(row["language"]) if row.get("language") else "python"
-    return Read("cases", _name(row), _question(row), replace(spec, language=tongue), _gold(row))
+    return Read("cases", _name(row), _question(row), replace(spec, language=tongue), _gold(row), starter=starter)
 
 
 def _is_test_file(row: Row) -> bool:

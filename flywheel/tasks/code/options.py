@@ -105,6 +105,11 @@ class Options(Section):
     held_out_one_in: int = Field(default=8, ge=2, description="Share that is held out by a hash of the content.")
     fields: dict[str, str] = Field(default_factory=dict, description="A known field's name: the dataset's name of it.")
     skip_broken: bool = Field(default=False, description="Leave broken rows out instead of refusing the dataset.")
+    language: str = Field(default="python", description="Language of programs that read standard input.")
+    compare: Literal["lines", "tokens", "bytes"] = Field(
+        default="lines", description="How standard output is compared: all but blanks at line ends, words, bytes."
+    )
+    tolerance: Number = Field(default=0.0, ge=0, description="Difference of two floats that is none.")
     style: Literal["chat", "raw"] = Field(
         default="chat", description="`raw` asks with the bare beginning of the program, for base models."
     )
@@ -112,7 +117,7 @@ class Options(Section):
     show_tests: int = Field(default=1, ge=0, description="Tests of a list of assertions that the prompt shows.")
     prompts: str | None = Field(default=None, description="A folder whose files replace shipped prompts.")
     poisoned: bool = Field(default=True, description="Run what passed a test file again with altered expectations.")
-    flaky: bool = Field(default=False, description="Run what passed again under another hash seed and clock.")
+    flaky: bool = Field(default=True, description="Run what passed again under another hash seed and clock.")
     sandbox: Sandbox = Field(default_factory=Sandbox, description="Where programs run.")
     propose: Proposals | None = Field(default=None, description="Propose problems from snippets.")
     unit_tests: UnitTests = Field(default_factory=UnitTests, description="Tests for proposed problems.")
@@ -125,6 +130,11 @@ class Options(Section):
         description=f"Kinds that can become training rows: {', '.join(KINDS)}; the rest is kept for its lineage.",
     )
     seed: int = Field(default=0, description="Draws other snippets and topics.")
+
+    @field_validator("language")
+    @classmethod
+    def _known(cls, given: str) -> str:
+        return _language(given)
 
     @field_validator("train_on")
     @classmethod
