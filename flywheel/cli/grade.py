@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,7 +18,8 @@ from rich.console import Console
 
 from flywheel.cli.options import Args, task_args
 from flywheel.errors import DataError
-from flywheel.files import read_rows, write_atomic
+from flywheel.files import write_atomic
+from flywheel.sources import SUFFIXES, SourceRow, read_source
 from flywheel.stages.verifier import judge_all
 from flywheel.tasks import Task, close_task, load_task
 from flywheel.types import Completion, Message, Problem, Verdict
@@ -27,6 +28,10 @@ SHOWN = 5
 """Wrong lines that an error names; the rest are counted."""
 RESERVED = ("id", "problem_id", "prompt", "gold", "data", "completion")
 """Keys of a row that are not the problem's data."""
+NAMES = ("problem_id", "task_id", "id")
+"""Keys that may name the problem, and """
+ANSWERS = ("completion", "solution")
+"""keys that may hold the answer; the first that is there counts."""
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -42,15 +47,18 @@ class Ask:
 
 
 def command(
-    file: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="One JSON object per line, with a `completion`.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="IN.jsonl", help="A `completion` (or `solution`) per row; JSONL, .jsonl.gz or Parquet."),
+    ],
     task: Annotated[str, typer.Option(help="A built-in task's name, or ./file.py:Class.")],
     arg: Args = None,
     problems: Annotated[
         Path | None,
-        typer.Option(help="Problems that rows name by `problem_id`: Parquet (as in a run folder) or JSONL."),
+        typer.Option(help="Problems that rows name: a run folder's Parquet, or a dataset that the task can read."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write each row with its score, passed and reason, as JSONL.")
+        Path | None, typer.Option(help="Write each row with its score, passed, reason and detail, as JSONL.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds per completion; past it: undecided.")] = 10.0,
@@ -59,12 +67,12 @@ def command(
 
     A row is self-contained, {"prompt": "...", "gold": "...", "data": {...}, "completion": "..."} (without
     "data", its other keys are the data, as in {"numbers": [3, 5], "target": 8, "completion": "3+5"}), or names
-    a problem of --problems: {"problem_id": "...", "completion": "..."}.
+    a problem of --problems: {"problem_id": "...", "completion": "..."} (or `task_id`, as in HumanEval's samples).
     """
     grader = load_task(task, task_args(arg))
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise DataError(f"--out {out} cannot be written: its folder is missing, or it is a folder itself")
-    asks = read_asks(file, read_problems(problems) if problems is not None else None)
+    asks = read_asks(file, read_problems(problems, grader) if problems is not None else None, grader)
     started = time.perf_counter()
     try:
         verdicts = grade(grader, asks, timeout)
@@ -103,79 +111,84 @@ def summary(verdicts: list[Verdict], seconds: float) -> dict[str, Any]:
     }
 
 
-def read_asks(file: Path, problems: Mapping[str, Problem] | None) -> list[Ask]:
+def read_asks(file: Path, problems: Mapping[str, Problem] | None, task: Task | None = None) -> list[Ask]:
     """The rows of IN.jsonl.
 
     Args:
-        file: one JSON object per line; empty lines are skipped.
+        file: JSONL (empty lines are skipped), also compressed, or Parquet.
         problems: by id, if the rows name them; None if each row carries its own.
+        task: reads a row's own problem, if it has ``read_problem``.
 
     Raises:
-        DataError: the file is missing, or some lines are wrong; names the first few, with their numbers.
+        DataError: the file is missing, or some rows are wrong; names the first few, with their numbers.
     """
 
     def ask(number: int, row: Row) -> Ask:
-        return Ask(row, _problem_of(row, number, problems), _completion_of(row))
+        return Ask(row, _problem_of(row, number, problems, task), _completion_of(row))
 
-    return _each_line(file, ask)
+    return _each_row(file, ask)
 
 
-def read_problems(file: Path) -> dict[str, Problem]:
-    """Problems by id, from a run folder's Parquet or from JSONL with the same keys.
+def read_problems(file: Path, task: Task | None = None) -> dict[str, Problem]:
+    """Problems by id: a run folder's (Parquet, or JSONL with the same keys), or rows that the task can read.
 
     Raises:
         DataError: missing or malformed.
     """
-    if file.suffix == ".parquet" or file.is_dir():
-        try:
-            found = [Problem.from_row(row) for row in read_rows(file)]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{file} does not hold problems: {error}",
-                hint="it needs the columns problem_id, prompt, gold, data, as rounds/001/problems/problems.parquet has",
-            ) from error
-    else:
-        found = _each_line(file, _own_problem)
-    return {problem.id: problem for problem in found}
+    found = _each_row(file, lambda number, row: _own_problem(number, row, task))
+    named = {str(problem.data["task_id"]): problem for problem in found if problem.data.get("task_id") is not None}
+    return named | {problem.id: problem for problem in found}
 
 
-def _each_line(file: Path, read: Callable[[int, Row], T]) -> list[T]:
-    """Every line read; wrong ones are collected, so that one message names them all."""
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+def _each_row(file: Path, read: Callable[[int, Row], T]) -> list[T]:
+    """Every row read; wrong ones are collected, so that one message names them all."""
     done: list[T] = []
     wrong: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    what = "row" if file.is_dir() or file.suffix == ".parquet" else "line"
+    for row in _rows(file):
         try:
-            done.append(read(number, _object(line)))
+            if row.fault is not None:
+                raise ValueError(row.fault)
+            done.append(read(row.number, dict(row.values)))
         except ValueError as error:
-            wrong.append(f"{file}, line {number}: {error}")
+            wrong.append(f"{row.place}, {what} {row.number}: {error}")
     if wrong:
         more = [f"… and {len(wrong) - SHOWN} more like it"] if len(wrong) > SHOWN else []
         raise DataError("\n".join(wrong[:SHOWN] + more), hint="the rows are described in: flywheel grade --help")
     return done
 
 
-def _object(line: bytes) -> Row:
+def _rows(file: Path) -> Iterator[SourceRow]:
+    if file.is_dir() or file.name.endswith(SUFFIXES):
+        if not file.exists():
+            raise DataError(f"{file} cannot be read: no such file")
+        yield from read_source(str(file))
+        return
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):  # whatever it is called, such as /dev/stdin
+        if line.strip():
+            yield _line(str(file), number, line)
+
+
+def _line(place: str, number: int, line: bytes) -> SourceRow:
     try:
         row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8") from error
+    except UnicodeDecodeError:
+        return SourceRow(place, number, {}, "not UTF-8")
     except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
+        return SourceRow(place, number, {}, f"not JSON: {error}")
     if not isinstance(row, dict):
-        raise ValueError(f"not a JSON object but {type(row).__name__}")
-    return row
+        return SourceRow(place, number, {}, f"not a JSON object but {type(row).__name__}")
+    return SourceRow(place, number, row)
 
 
-def _problem_of(row: Row, number: int, problems: Mapping[str, Problem] | None) -> Problem:
+def _problem_of(row: Row, number: int, problems: Mapping[str, Problem] | None, task: Task | None) -> Problem:
     if problems is None:
-        return _own_problem(number, row)
-    name = row.get("problem_id", row.get("id"))
+        return _own_problem(number, row, task)
+    name = next((row[key] for key in NAMES if row.get(key) is not None), None)
     if name is None:
         raise ValueError("no `problem_id`")
     if str(name) not in problems:
@@ -183,8 +196,15 @@ def _problem_of(row: Row, number: int, problems: Mapping[str, Problem] | None) -
     return problems[str(name)]
 
 
-def _own_problem(number: int, row: Row) -> Problem:
-    """The problem that a row carries; without `data`, whatever else it has is the data."""
+def _own_problem(number: int, row: Row, task: Task | None = None) -> Problem:
+    """The problem that a row carries; without `data`, whatever else it has is the data.
+
+    A task's own reading comes first, but for rows that are problems of ours already.
+    """
+    read = getattr(task, "read_problem", None)
+    if read is not None and "data" not in row:
+        given: Problem = read(row, number)
+        return given
     name = row.get("problem_id", row.get("id", f"line-{number}"))
     prompt, gold = row.get("prompt", []), row.get("gold")
     if isinstance(prompt, str):
@@ -200,7 +220,7 @@ def _own_problem(number: int, row: Row) -> Problem:
 
 
 def _completion_of(row: Row) -> Completion:
-    given = row.get("completion")
+    given = next((row[key] for key in ANSWERS if row.get(key) is not None), None)
     if given is None:
         raise ValueError("no `completion`")
     if isinstance(given, str):
@@ -221,7 +241,13 @@ def _messages(key: str, value: Any) -> list[Message]:
 
 def _graded_lines(asks: list[Ask], verdicts: list[Verdict]) -> str:
     rows = (
-        {**ask.row, "score": verdict.score, "passed": verdict.passed, "reason": verdict.reason}
+        {
+            **ask.row,
+            "score": verdict.score,
+            "passed": verdict.passed,
+            "reason": verdict.reason,
+            "detail": dict(verdict.detail),
+        }
         for ask, verdict in zip(asks, verdicts, strict=True)
     )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
