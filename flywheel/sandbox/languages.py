@@ -92,7 +92,7 @@ _ROWS = (
         "typescript",
         file="main.ts",
         # Types are checked; Node's own names are declared beside the program, since not everyone has @types/node.
-        compile=("tsc", "--target", "es2021", "--module", "commonjs", "--skipLibCheck", "--types", "", "{sources}"),
+        compile=("tsc", "--target", "es2021", "--module", "commonjs", "--skipLibCheck", "{sources}"),
         run=("node", "{stem}.js"),
         programs={"tsc": "node-typescript", "node": "nodejs"},
         image="flywheel-sandbox",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,15 @@ class Finding:
         return f"line {self.line}, column {self.column}: {self.code + ' ' if self.code else ''}{self.message}"
 
 
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Bytes ``start`` to ``end`` of a source become ``text``."""
+
+    start: int
+    end: int
+    text: bytes
+
+
 def parse_errors(name: str, source: str) -> list[Finding]:
     """Where a program is not of its language's grammar; empty if it parses. At most ``MOST``.
 
@@ -49,7 +58,8 @@ def parse_errors(name: str, source: str) -> list[Finding]:
     Raises:
         UserError: an unknown language, or tree-sitter is not installed.
     """
-    code = source.encode(errors="replace")
+    opening = opening_of(name, source)
+    code = opening + source.encode(errors="replace")
     root = parse(name, code).root_node
     if not root.has_error:
         return []
@@ -58,11 +68,12 @@ def parse_errors(name: str, source: str) -> list[Finding]:
         if node.is_missing:
             found.append(_at(node, f"`{node.type}` is missing"))
         elif node.is_error:
-            text = code[node.start_byte : node.end_byte].decode(errors="replace").strip()
+            text = text_of(code, node).strip()
             found.append(_at(node, f"cannot be parsed: `{text[:60]}`" if text else "cannot be parsed"))
         if len(found) == MOST:
             break
-    return found or [_at(root, "cannot be parsed")]
+    shift = opening.count(b"\n")
+    return [replace(f, line=f.line - shift) for f in found or [_at(root, "cannot be parsed")]]
 
 
 def lint(name: str, source: str, timeout: float = 20.0) -> list[Finding]:
@@ -89,6 +100,11 @@ def lint(name: str, source: str, timeout: float = 20.0) -> list[Finding]:
     return [_remark(row) for row in json.loads(done.stdout)[:MOST]]
 
 
+def opening_of(name: str, source: str) -> bytes:
+    """What must stand before a source for a parser: PHP without its opening tag would be plain text."""
+    return b"<?php\n" if language(name).name == "php" and "<?" not in source else b""
+
+
 def parse(name: str, code: bytes) -> Tree:
     """tree-sitter's tree of a program, errors included."""
     return _parser(language(name).grammar).parse(code)
@@ -108,6 +124,22 @@ def walk(root: Node) -> Iterator[Node]:
                 break
         else:
             return
+
+
+def edited(source: str, edits: Iterable[Edit]) -> str:
+    """A source with some edits made; of two that overlap, the first."""
+    code = source.encode(errors="replace")
+    parts, at = [], 0
+    for edit in sorted(edits, key=lambda edit: edit.start):
+        if edit.start >= at:
+            parts += [code[at : edit.start], edit.text]
+            at = edit.end
+    return b"".join([*parts, code[at:]]).decode(errors="replace")
+
+
+def text_of(code: bytes, node: Node) -> str:
+    """A node's source."""
+    return code[node.start_byte : node.end_byte].decode(errors="replace")
 
 
 def _at(node: Node, message: str) -> Finding:
@@ -131,7 +163,7 @@ def _parser(grammar: str) -> Parser:
 @cache
 def _ruff() -> str:
     try:
-        from ruff import find_ruff_bin
+        from ruff import find_ruff_bin  # type: ignore[import-untyped]
 
         return str(find_ruff_bin())
     except (ImportError, FileNotFoundError) as error:
