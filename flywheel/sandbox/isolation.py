@@ -1,8 +1,8 @@
 """How zygotes are started: inside bubblewrap, or on the machine's own namespaces under Landlock.
 
-What is possible depends on the machine: ``ways`` lists what may be tried from the strongest down, and the executor tries
-them for real. The sandbox shows of the machine: ``/usr``, the Python that flywheel runs on with its packages, and of
-``/etc`` what loaders and runtimes cannot do without. All of it is read-only.
+What is possible depends on the machine: ``ways`` lists what may be tried from the strongest down, and the executor
+tries them for real. The sandbox shows of the machine: ``/usr``, the Python that flywheel runs on with its packages, and
+of ``/etc`` what loaders and runtimes cannot do without. All of it is read-only.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def ways() -> list[Way]:
 
 def _uid(way: Way, index: int) -> int | None:
     """A user of the slot's own, which no account of the machine has; None where only root could become one."""
-    if os.geteuid() != 0 or way == "user" or (way == "landlock" and not _open_to_all(_python())):
+    if os.geteuid() != 0 or way == "user" or (way == "landlock" and not _open_to_all(python())):
         return None
     return _FIRST_UID + os.getpid() % 1_000_000 * 128 + index % 128
 
 
 def scratch(way: Way, index: int, folder: Path) -> str:
-    """Where a slot's programs have their work folder: on a tmpfs of each one's own; with Landlock in a folder on disk."""
+    """Where a slot's programs have their work folder: a tmpfs of each one's own; with Landlock a folder on disk."""
     if way != "landlock":
         return SCRATCH
     path = folder / f"slot{index}"
@@ -98,18 +98,18 @@ def start(way: Way, slot: int, hash_seed: int, preload: Iterable[str], control: 
         "proc": way != "user" or os.geteuid() != 0,  # with root's user bubblewrap covers parts of /proc
         "seccomp": filter_program(contained, contained or kernel.landlock_version() >= _SIGNALS_KEPT_INSIDE).hex(),
         "preload": list(preload),
-        "path": _packages(),
+        "path": packages(),
         "readable": [] if contained else [*_roots(), "/dev", *_etc()],
         "scratch": SCRATCH if contained else scratch,
     }
-    python = [str(_python()), "-s", "-P", "-B", "-m", "flywheel.sandbox.inside.zygote", json.dumps(settings)]
+    zygote = [str(python()), "-s", "-P", "-B", "-m", "flywheel.sandbox.inside.zygote", json.dumps(settings)]
     environment = _environment(hash_seed, SCRATCH if contained else scratch)
     if contained:
         environment["PYTHONPATH"] = _GUEST
         texts = [_text(name, content) for name, content in _OWN_ETC.items()]
-        return Start([*_bubblewrap(way, texts), *python], environment, texts)
+        return Start([*_bubblewrap(way, texts), *zygote], environment, texts)
     environment["PYTHONPATH"] = str(INSIDE.parents[2])
-    return Start(python, environment, [])
+    return Start(zygote, environment, [])
 
 
 def remarks(way: Way) -> list[str]:
@@ -120,8 +120,8 @@ def remarks(way: Way) -> list[str]:
         said += ["disk is limited per file, not per work folder"]
         if version < _SIGNALS_KEPT_INSIDE:
             said.append(f"Landlock ABI {version}: programs cannot send signals, not even to their own children")
-        if os.geteuid() == 0 and not _open_to_all(_python()):
-            said.append(f"programs run as root without capabilities, since other users cannot read {_python()}")
+        if os.geteuid() == 0 and not _open_to_all(python()):
+            said.append(f"programs run as root without capabilities, since other users cannot read {python()}")
         return said
     if way == "user" and os.geteuid() == 0:
         return ["programs run as root's user, without its rights, and see no /proc"]
@@ -155,7 +155,7 @@ def _bubblewrap(way: Way, texts: list[int]) -> list[str]:
 def _environment(hash_seed: int, scratch: str) -> dict[str, str]:
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {
-        "PATH": f"{_python().parent}:{SANDBOX_PATH}",
+        "PATH": f"{python().parent}:{SANDBOX_PATH}",
         "HOME": f"{scratch}/work",
         "TMPDIR": scratch if scratch == SCRATCH else f"{scratch}/work",
         "USER": "user",
@@ -170,21 +170,26 @@ def _environment(hash_seed: int, scratch: str) -> dict[str, str]:
     }
 
 
-def _python() -> Path:
+def python() -> Path:
     """The interpreter below all virtual environments."""
     return Path(os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable))
 
 
-def _packages() -> list[str]:
+def packages() -> list[str]:
     """Folders of packages that programs may import, such as this environment's numpy."""
     places = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     own = [p for p in places if not p.startswith((site.getusersitepackages(), f"{sys.base_prefix}/"))]
     return [path for path in dict.fromkeys(own) if Path(path).is_dir()]
 
 
+def shown() -> list[str]:
+    """What programs see of this machine, read-only."""
+    return [*_roots(), *_etc()]
+
+
 def _roots() -> list[str]:
     paths = ["/usr", *(p for p in ("/bin", "/sbin", "/lib", "/lib32", "/lib64") if not Path(p).is_symlink())]
-    paths += [os.path.realpath(sys.base_prefix), sys.base_prefix, str(_python().parent), *_packages()]
+    paths += [os.path.realpath(sys.base_prefix), sys.base_prefix, str(python().parent), *packages()]
     return [p for p in dict.fromkeys(paths) if Path(p).exists() and (p == "/usr" or not p.startswith("/usr/"))]
 
 
