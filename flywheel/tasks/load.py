@@ -19,6 +19,7 @@ BUILTIN = {
     "countdown": "flywheel.tasks.countdown:Countdown",
     "addition": "flywheel.tasks.addition:Addition",
     "code": "flywheel.tasks.code:Code",
+    "oneliners": "flywheel.tasks.code.oneliners:Oneliners",
 }
 
 

@@ -62,9 +62,10 @@ class Spec:
     def to_data(self) -> dict[str, Any]:
         """Survives JSON: the values of "call" cases are kept as Python literals."""
         write = repr if self.level == "call" else str
+        plain = [field for field in fields(self) if field.name not in ("cases", "stop")]
         changed = {
             field.name: getattr(self, field.name)
-            for field in fields(self)
+            for field in plain
             if field.name == "level" or getattr(self, field.name) != field.default
         }
         if self.cases:
