@@ -105,17 +105,18 @@ class Zygote:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         errors = os.memfd_create("stderr")
         start = isolation.start(way, slot, *key, theirs.fileno(), scratch)
-        # The control socket becomes descriptor 3; a shell does that before anything of ours runs.
-        moved = f'{join} exec "$@" 3<&{theirs.fileno()} 3>&{theirs.fileno()}'
+        # The control socket becomes descriptor 3; a shell does that before anything of ours runs. It comes as stdin,
+        # since not every shell can name a descriptor above 9.
+        moved = f'{join} exec "$@" 3<&0 </dev/null'
         try:
             self.process = subprocess.Popen(
                 ["sh", "-c", moved, "sh", *start.command],
-                stdin=subprocess.DEVNULL,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 env=start.environment,
                 cwd="/",
-                pass_fds=[theirs.fileno(), *start.texts],
+                pass_fds=start.texts,
                 start_new_session=True,
             )
             theirs.close()
