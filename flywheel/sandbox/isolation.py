@@ -138,6 +138,8 @@ def _bubblewrap(way: Way, texts: list[int]) -> list[str]:
     for path in ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"):
         if Path(path).is_symlink():
             command += ["--symlink", os.readlink(path), path]
+    for folder in ("/etc", "/run"):  # left to itself, bubblewrap makes them for root alone
+        command += ["--dir", folder]
     for path in _etc():
         command += ["--ro-bind", path, path]
     for (name, _), text in zip(_OWN_ETC.items(), texts, strict=True):
