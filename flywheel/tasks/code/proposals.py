@@ -14,7 +14,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 
 from flywheel.errors import TaskError
@@ -32,9 +32,10 @@ CODE = (
 )
 """Files that are taken for code."""
 FIELDS = ("code", "content", "snippet", "source", "func", "whole_func_string", "canonical_solution", "solution", "text")
-MOST_DOCUMENTS = 50_000
 MOST_BYTES = 1 << 20
 """Larger files are mostly data or generated."""
+MOST_TEXT = 64 << 20
+"""Characters of code that are kept to draw from; of a larger source, its beginning."""
 
 _REFERS = re.compile(r"\b(the|this|above|given)\s+(code\s+)?snippet\b|\bcode above\b|\babove code\b", re.IGNORECASE)
 
@@ -68,11 +69,15 @@ class Seeds:
     def __init__(self, options: Proposals, prompts: Prompts, base: Path | None, seed: int) -> None:
         self._options, self._prompts, self._seed = options, prompts, seed
         self._topics = _read_topics(options.topics, base)
-        self._documents = [
-            (place, lines)
-            for place, text in islice(_documents(options, base), MOST_DOCUMENTS)
-            if len(lines := text.splitlines()) and _told(lines) >= options.min_lines
-        ]
+        self._documents: list[tuple[str, list[str]]] = []
+        size = 0
+        for place, text in _documents(options, base):
+            lines = text.splitlines()
+            if _told(lines) >= options.min_lines:
+                self._documents.append((place, lines))
+                size += len(text)
+            if size > MOST_TEXT:
+                break
         if not self._documents:
             raise TaskError(
                 f"task.args.propose.snippets: {options.snippets} holds no code of {options.min_lines} lines or more",

@@ -143,7 +143,7 @@ class Code(BaseTask):
                 found += look()
             except FlywheelError as error:
                 found.append(error.message + (f" ({error.hint})" if error.hint else ""))
-        return found
+        return list(dict.fromkeys(found))
 
     def close(self) -> None:
         """End the sandbox."""
