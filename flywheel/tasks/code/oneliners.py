@@ -1,6 +1,6 @@
 """One-line Python functions from examples: the smallest task whose answers must be run to be judged.
 
-A problem shows what a hidden function makes of some strings, ``abCde>EDCBA Bcaab>BAACB=``, and wants a function,
+A problem shows what a hidden function makes of some strings, ``abCdB>BDCBA Bcaab>BAACB=``, and wants a function,
 ``lambda s:s[::-1].upper()``. It is right if it gives the right output for these and for further, hidden inputs, when
 it is called in the sandbox. Nothing asks for the expression that the problem was made from: what runs right is right.
 """
@@ -20,21 +20,21 @@ from flywheel.tasks.code.spec import Case, Spec
 from flywheel.tasks.splits import draw_split, require_split
 from flywheel.types import Completion, Problem, Verdict
 
-LETTERS = "abcde"
-PROBES = ("abCde", "Bcaab", "eDaCbd", "dB")
+LETTERS = "abc"
+PROBES = ("abCdB", "Bcaab", "eDaCbd", "dB")
 """The inputs that are shown: always the same, so that a very small model can learn to read what became of them."""
 STEPS: dict[str, tuple[str, ...]] = {
     "reverse": ("{s}[::-1]",),
-    "case": ("{s}.upper()", "{s}.lower()", "{s}.swapcase()", "{s}.title()"),
-    "cut": ("{s}[1:]", "{s}[2:]", "{s}[:-1]", "{s}[:-2]"),
-    "take": ("{s}[:2]", "{s}[:3]", "{s}[-2:]", "{s}[-3:]"),
-    "skip": ("{s}[::2]", "{s}[1::2]"),
+    "case": ("{s}.upper()", "{s}.swapcase()"),
+    "cut": ("{s}[1:]", "{s}[:-1]"),
+    "take": ("{s}[:2]", "{s}[-2:]"),
+    "skip": ("{s}[::2]",),
     "twice": ("{s}*2",),
     "sort": ("''.join(sorted({s}))",),
     "append": tuple(f"{{s}}+'{c}'" for c in LETTERS),
     "prepend": tuple(f"'{c}'+{{s}}" for c in LETTERS),
     "remove": tuple(f"{{s}}.replace('{c}','')" for c in LETTERS),
-    "replace": tuple(f"{{s}}.replace('{a}','{b}')" for a in LETTERS for b in LETTERS if a != b),
+    "replace": tuple(f"{{s}}.replace('{a}','{b}')" for a, b in zip(LETTERS, LETTERS[1:] + LETTERS[0], strict=True)),
 }
 """What a function does, one thing after another: families, so that each is as likely as any other."""
 _LOOSE = ("append", "prepend", "twice")
@@ -63,7 +63,7 @@ class Oneliners(BaseTask):
     """
 
     def __init__(
-        self, steps: int = 2, shown: int = 2, hidden: int = 6, seed: int = 0, slots: int | None = None
+        self, steps: int = 3, shown: int = 2, hidden: int = 6, seed: int = 0, slots: int | None = None
     ) -> None:
         for name, value, low, high in (
             ("steps", steps, 1, 4),
@@ -157,8 +157,7 @@ def write(steps: Sequence[Step]) -> str:
 
 
 def _input(rng: random.Random) -> str:
-    letters = LETTERS + LETTERS[:2].upper()
-    return "".join(rng.choices(letters, k=rng.randint(3, 6)))
+    return "".join(rng.choices("abcdABC", k=rng.randint(3, 6)))
 
 
 @lru_cache(maxsize=100_000)
