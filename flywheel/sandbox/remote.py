@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import threading
 import time
 from collections.abc import Sequence
@@ -60,7 +61,9 @@ class _Server:
 
     @property
     def parallel(self) -> int:
-        return self.capabilities.parallel if self.capabilities else 1
+        """Programs that it should have at once: somewhat more than it runs, so that it need not wait for the next."""
+        runs = self.capabilities.parallel if self.capabilities else 1
+        return runs + (runs + 1) // 2
 
     @property
     def has_place(self) -> bool:
@@ -181,6 +184,7 @@ class RemoteExecutor(Pool):
         """Ask one server after the other until one knows the outcome."""
         failed: dict[str, str] = {}
         patience = time.monotonic() + _WAITING
+        sent_away = 0
         while (server := self._choose(job, failed, patience)) is not None:
             try:
                 outcome = self._ask(server, job, case)
@@ -188,6 +192,8 @@ class RemoteExecutor(Pool):
                 return outcome
             except _Full as full:
                 self._leave(server, full=full.seconds)
+                sent_away += 1
+                time.sleep(random.uniform(0.5, 1.0) * min(full.seconds, 0.02 * 2.0 ** min(sent_away, 10)))
             except SandboxFailed as error:
                 failed[server.url] = str(error)
                 self._leave(server, str(error))
@@ -232,7 +238,7 @@ class RemoteExecutor(Pool):
             if problem:
                 server.rest(min(_LONGEST_REST, 0.5 * 2.0 ** min(server.failures, 10)))
             elif full is None:
-                server.places += 1 / server.places
+                server.places += 0.2 / server.places
             elif server.running:  # what of ours runs there will make a place
                 server.places = server.running
             else:
