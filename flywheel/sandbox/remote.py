@@ -67,7 +67,7 @@ class _Server:
 
     @property
     def has_place(self) -> bool:
-        return self.running < min(self.parallel, self.places)
+        return self.running + 1 <= min(self.parallel, self.places)
 
     def runs(self, name: str) -> bool:
         return self.capabilities is None or name in self.capabilities.languages
