@@ -119,7 +119,7 @@ class ContainerExecutor(Pool):
             key = (row.name, compiler, tuple(sorted(files.items())))
             made = self._compiled.get(key, lambda: self._run(launch, row.name, slot))
             if not made.ok:
-                return replace(made, status="compile_error", files={})
+                return replace(made, status="compile_error", stdout=b"", stderr=made.stdout + made.stderr, files={})
             modes = dict.fromkeys(made.files.keys() - files.keys(), 0o755)
             files = {**files, **made.files}
         limits = replace(job.limits, processes=max(job.limits.processes, row.processes))

@@ -248,7 +248,7 @@ class LocalExecutor:
         key = (row.name, compile_command, tuple(sorted(files.items())))
         made = self._compiled.get(key, lambda: slot.run(compiling))
         if not made.ok:
-            return replace(made, status="compile_error", files={})
+            return replace(made, status="compile_error", stdout=b"", stderr=made.stdout + made.stderr, files={})
         programs = frozenset(made.files.keys() - files.keys())
         return slot.run(replace(order, files={**files, **made.files}, programs=programs))
 
