@@ -240,7 +240,7 @@ class RemoteExecutor(Pool):
             elif full is None:
                 server.places += 0.2 / server.places
             elif server.running:  # what of ours runs there will make a place
-                server.places = server.running
+                server.places = min(server.places, server.running)
             else:
                 server.places = 1
                 server.rest(full)
