@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flywheel.errors import DataError
-from flywheel.sandbox.grading import Program, TestChecks, TestRun
+from flywheel.sandbox.checks import Program, TestChecks, TestRun
 from flywheel.sandbox.languages import language
 from flywheel.sandbox.poison import defined, poisoned
 from flywheel.sandbox.syntax import parse_errors
