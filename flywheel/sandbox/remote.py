@@ -216,7 +216,7 @@ class RemoteExecutor(Pool):
                 if not able or now > patience:
                     return None
                 awake = [s for s in able if s.failures == 0 or s.rests_until <= now]
-                ready = [s for s in awake or able if s.running < s.parallel and (s.rests_until <= now or not awake)]
+                ready = [s for s in awake or able if s.has_place and (s.rests_until <= now or not awake)]
                 if ready:
                     best = min(ready, key=lambda s: (s.failures, s.running / s.parallel))
                     best.running += 1
