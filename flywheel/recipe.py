@@ -109,16 +109,27 @@ class Replay(Section):
     demonstrations: int = Field(default=0, ge=0, description="Warm-up demonstrations to keep in the mix.")
 
 
+STRATEGIES = ("right_vs_wrong", "best_vs_worst", "gold_vs_own", "step", "revised_vs_first")
+
+
+def _strategies(value: Any) -> Any:
+    for name in value if isinstance(value, list) and value else [value]:
+        if name not in STRATEGIES:
+            raise ValueError(f"must be one of {', '.join(STRATEGIES)}, or a list of them")
+    return value
+
+
 class Pairs(Section):
     """How preference pairs are made from graded samples."""
 
-    strategy: Literal["right_vs_wrong", "best_vs_worst", "gold_vs_own", "step"] = Field(
+    strategy: Annotated[str | list[str], BeforeValidator(_strategies)] = Field(
         default="right_vs_wrong",
         description="`right_vs_wrong`: random right against random wrong (Iterative RPO); `best_vs_worst`: "
         "extreme scores of a group (Self-Rewarding); `gold_vs_own`: the gold against own samples (SPIN); "
-        "`step`: a right against a wrong way to go on from the same prefix (Step-DPO; needs continuations).",
+        "`step`: a right against a wrong way to go on from the same prefix (Step-DPO; needs continuations); "
+        "`revised_vs_first`: a revision's last answer against the attempt that it mends; or a list of them.",
     )
-    per_problem: int = Field(default=2, ge=1, description="Most pairs per problem.")
+    per_problem: int = Field(default=2, ge=1, description="Most pairs per problem and strategy.")
 
 
 class Lora(Section):

@@ -13,12 +13,16 @@ for_tests=yes
 has_venv() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
 has_headers() { "$python" -c 'import pathlib, sysconfig; (pathlib.Path(sysconfig.get_path("include")) / "Python.h").stat()' 2>/dev/null; }
 has_compiler() { command -v g++ >/dev/null; }
+has() { PATH=/usr/local/bin:/usr/bin:/bin type -P "$@" >/dev/null; } # where sandboxed programs look, not a user's own
+has_jdk() { has javac && has java; }
+has_modules() { perl -MTest::Deep -e1 2>/dev/null && [[ -e /usr/share/lua/5.4/luaunit.lua ]]; }
 has_daemons() { PATH=$PATH:/usr/sbin:/sbin type -P "$@" >/dev/null; } # Debian keeps them off a user's PATH
 
 missing_core() {
   has_venv || echo python3-venv   # make install
   has_headers || echo python3-dev # DeepSpeed and Triton compile their operators on first use
   has_compiler || echo g++        # the same
+  has bwrap || echo bubblewrap    # isolates programs that a model wrote
 }
 
 # Several machines are namespaces of this one in the tests (iproute2), under a Slurm of their own; nothing of it is
@@ -26,6 +30,25 @@ missing_core() {
 missing_for_tests() {
   has_daemons ip || echo iproute2
   has_daemons slurmctld slurmd sbatch || echo slurm-wlm
+  missing_languages
+  has podman || echo podman # programs in containers; runc, since podman's own choice does not start everywhere
+  has_daemons runc || echo runc
+}
+
+# A row each in flywheel/sandbox/languages.py; what the last two bring is for the tests of MultiPL-E's rows.
+missing_languages() {
+  has node || echo nodejs
+  has tsc || echo node-typescript
+  has php || echo php-cli
+  has_jdk || echo default-jdk-headless
+  has gcc || echo gcc
+  has go || echo golang-go
+  has rustc || echo rustc
+  has ruby || echo ruby
+  has perl || echo perl
+  has lua5.4 || echo lua5.4
+  has sqlite3 || echo sqlite3
+  has_modules || printf '%s\n' libtest-deep-perl lua-unit
 }
 
 missing() {

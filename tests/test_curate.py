@@ -171,7 +171,7 @@ def pairs_of(strategy: str, one: Group, kept_ids: set[str] | None = None, most: 
 
 
 SCORES = st.lists(st.sampled_from([0.0, 0.0, 0.5, 1.0, 1.0, None]), max_size=10)
-STRATEGIES = ["right_vs_wrong", "best_vs_worst", "gold_vs_own", "step"]
+STRATEGIES = ["right_vs_wrong", "best_vs_worst", "gold_vs_own", "step", "revised_vs_first"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -285,3 +285,24 @@ def test_derived_material_is_paired_only_with_answers_to_the_same_prompt_and_doe
     pairs = list(make_pairs("right_vs_wrong", [group], {s.id for s in group.samples}, 10, seed=0))
     assert {(p.chosen.id, p.rejected.id) for p in pairs} == {("a", "b"), ("a", "c"), ("d", "b"), ("d", "c"), ("t", "u")}
     assert {p.id: list(p.prompt) for p in pairs}["t>u"] == other
+
+
+def test_what_mends_an_attempt_is_preferred_to_it_and_its_mistake_is_never_learned() -> None:
+    problem = Problem.ask("p", "solve")
+
+    def told(role: str, text: str) -> dict[str, str]:
+        return {"role": role, "content": text}
+
+    wrong = Sample("a", "p", 1, Completion.of("1/0"), Verdict.wrong("raises"))
+    right = Sample("b", "p", 1, Completion.of("1"), Verdict.right())
+    dialogue = [told("assistant", "1/0"), told("user", "it raises"), told("assistant", "one")]
+    mended = Sample("c", "p", 1, Completion(dialogue, kind="revision"), Verdict.right())
+    unmended = Sample("d", "p", 1, Completion([*dialogue[:2], dialogue[0]], kind="revision"), Verdict.wrong("no"))
+    group = Group(problem, [wrong, right, mended, unmended])
+    kept = {"b", "c"}
+    (pair,) = make_pairs("revised_vs_first", [group], kept, 5, seed=0)
+    assert (pair.chosen.id, pair.rejected.id) == ("c", "a")
+    assert list(pair.chosen.completion.messages) == dialogue[-1:]
+    both = list(make_pairs(["right_vs_wrong", "revised_vs_first"], [group], kept, 5, seed=0))
+    assert {p.id for p in both} == {"b>a", "c>a"}
+    assert list(make_pairs("revised_vs_first", [group], {"b"}, 5, seed=0)) == []

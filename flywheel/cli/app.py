@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from flywheel import __version__
-from flywheel.cli import check, curate, dedup, evaluate, grade, new, run, show, status
+from flywheel.cli import check, curate, dedup, evaluate, grade, new, run, serve_sandbox, show, status
 from flywheel.errors import FlywheelError, UserError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("eval")(evaluate.command)
 app.command("grade")(grade.command)
 app.command("curate")(curate.command)
 app.command("dedup")(dedup.command)
+app.command("serve-sandbox")(serve_sandbox.command)
 app.command("new")(new.command)
 
 

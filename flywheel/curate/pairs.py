@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import lcm
 
 from flywheel.types import Completion, Group, Pair, Sample, Verdict
 
+REVISION = "revision"
+"""Kind of a completion that mends an attempt. As a dialogue it begins with the mistake, which must not be preferred."""
+
 
 def make_pairs(
-    strategy: str, groups: Iterable[Group], chosen_ids: set[str], per_problem: int, seed: int
+    strategy: str | Sequence[str], groups: Iterable[Group], chosen_ids: set[str], per_problem: int, seed: int
 ) -> Iterator[Pair]:
     """Pairs of distinct completions of the same problem and the same prompt.
 
     Args:
         strategy: "right_vs_wrong" (Iterative RPO §2: random right against random wrong), "best_vs_worst"
             (Self-Rewarding §2.4: extreme scores, ties dropped), "gold_vs_own" (SPIN: the gold
-            completion against the policy's own, right or wrong) or "step" (Step-DPO: a right against a
-            wrong way to go on from the same prefix; needs ``data["prefix"]``, its length in characters).
+            completion against the policy's own, right or wrong), "step" (Step-DPO: a right against a wrong way to
+            go on from the same prefix; needs ``data["prefix"]``, its length in characters) or "revised_vs_first"
+            (Llama 3 §4.2.1: edited over rejected: a revision's last answer against the first attempt that it
+            mends); or several of them.
         groups: problems with their graded samples.
         chosen_ids: samples that survived curation; only these can be chosen.
-        per_problem: most pairs per problem, and per prompt that a rollout derived from it.
+        per_problem: most pairs per strategy and problem, and per prompt that a rollout derived from it.
         seed: of the random choices.
     """
     makers = {
@@ -29,12 +35,18 @@ def make_pairs(
         "best_vs_worst": _best_vs_worst,
         "gold_vs_own": _gold_vs_own,
         "step": _step,
+        "revised_vs_first": _revised_vs_first,
     }
+    chosen = [strategy] if isinstance(strategy, str) else strategy
     for group in groups:
         # Seeded by problem, so that a pair does not depend on which other problems there are.
         draw = random.Random(f"{seed}:{group.problem.id}")
         for comparable in group.by_prompt():
-            yield from makers[strategy](comparable, chosen_ids, per_problem, draw)
+            alike = replace(comparable, samples=[s for s in comparable.samples if not _mends(s)])
+            for name in chosen:
+                yield from makers[name](
+                    comparable if name == "revised_vs_first" else alike, chosen_ids, per_problem, draw
+                )
 
 
 def _right_vs_wrong(group: Group, chosen_ids: set[str], most: int, draw: random.Random) -> list[Pair]:
@@ -96,6 +108,24 @@ def _step(group: Group, chosen_ids: set[str], most: int, draw: random.Random) ->
         if len(pairs) >= most:
             break
     return list(pairs.values())
+
+
+def _revised_vs_first(group: Group, chosen_ids: set[str], most: int, draw: random.Random) -> list[Pair]:
+    first = {s.completion.text: s for s in group.wrong if not _mends(s)}
+    pairs: list[Pair] = []
+    for sample in group.right:
+        dialogue = sample.completion.messages
+        rejected = first.get(dialogue[0]["content"])
+        if _mends(sample) and sample.id in chosen_ids and rejected is not None:
+            # The last answer alone, as if it had come at once: it stands beside the first, not after it.
+            answer = replace(sample, completion=replace(sample.completion, messages=[dialogue[-1]]))
+            pairs.append(Pair(group.problem, answer, rejected))
+    draw.shuffle(pairs)
+    return pairs[:most]
+
+
+def _mends(sample: Sample) -> bool:
+    return sample.completion.kind == REVISION and len(sample.completion.messages) > 1
 
 
 def _distinct(samples: Iterable[Sample]) -> list[Sample]:

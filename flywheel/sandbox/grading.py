@@ -12,130 +12,286 @@ sandbox failed the grade is undecided, never wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import asyncio
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from flywheel.sandbox.job import Executor, Limits, Outcome
-from flywheel.types import Verdict
+from flywheel.errors import DataError
+from flywheel.sandbox.checks import (
+    CallCase,
+    CallChecks,
+    Checks,
+    Grade,
+    Policy,
+    Program,
+    StdioCase,
+    StdioChecks,
+    TestChecks,
+    TestIdiom,
+    TestRun,
+)
+from flywheel.sandbox.compare import same_data, same_output
+from flywheel.sandbox.inside import plain
+from flywheel.sandbox.job import Executor, Job, Outcome
+from flywheel.sandbox.languages import entry_of, language
+from flywheel.sandbox.python_tests import PythonTests
+from flywheel.sandbox.testfile import IDIOMS
 
+__all__ = [
+    "CallCase",
+    "CallChecks",
+    "Checks",
+    "Grade",
+    "Policy",
+    "Program",
+    "StdioCase",
+    "StdioChecks",
+    "TestChecks",
+    "TestIdiom",
+    "TestRun",
+    "grade",
+    "grade_many",
+    "idiom",
+]
 
-@dataclass(frozen=True)
-class Program:
-    """What is graded: source in one language, with files that lie beside it."""
-
-    source: str
-    language: str = "python"
-    files: Mapping[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StdioCase:
-    """One input and the output that it should give."""
-
-    stdin: bytes
-    stdout: bytes
-    argv: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class CallCase:
-    """One call and what it should return (plain Python data)."""
-
-    args: tuple[Any, ...]
-    expected: Any
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StdioChecks:
-    cases: Sequence[StdioCase]
-
-
-@dataclass(frozen=True)
-class CallChecks:
-    """Calls of ``function``: a name, or ``Class.method`` (an instance is made without arguments). Python only."""
-
-    function: str
-    cases: Sequence[CallCase]
-
-
-@dataclass(frozen=True)
-class TestChecks:
-    """A test file in the program's language.
-
-    Attributes:
-        tests: runs after the program, in its namespace; plain asserts, ``def check(candidate)``, ``test_*`` functions
-            or unittest classes in Python.
-        entry_point: with it, ``check(entry_point)`` is called if there is a ``check``.
-        setup: runs before the program (imports, as in MBPP's ``test_setup_code``).
-    """
-
-    __test__ = False  # not for pytest to collect
-
-    tests: str
-    entry_point: str | None = None
-    setup: str = ""
-
-
-Checks = StdioChecks | CallChecks | TestChecks
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How strictly answers are compared, and how often programs are run.
-
-    Attributes:
-        text: stdout compared as "bytes", as "lines" (blanks at line ends and empty lines at the end do not count) or
-            as "tokens" (split at blanks; numbers within ``tolerance``).
-        tolerance: most difference of two floats, relative and absolute; 0 is exact. NaN equals NaN.
-        sequences: "strict": a tuple is no list; "loose": it is.
-        numbers: "strict": a bool is no int and an int no float; "loose": as Python's ``==`` has it.
-        flaky: run passed programs again under another hash seed and clock.
-        poison: run programs that passed a test file again with altered expectations.
-        limits: of each run.
-    """
-
-    text: Literal["bytes", "lines", "tokens"] = "lines"
-    tolerance: float = 0.0
-    sequences: Literal["strict", "loose"] = "loose"
-    numbers: Literal["strict", "loose"] = "loose"
-    flaky: bool = True
-    poison: bool = True
-    limits: Limits = field(default_factory=Limits)
-
-
-@dataclass(frozen=True)
-class Grade:
-    """A program's verdict with its evidence.
-
-    Attributes:
-        passed: None is undecided.
-        reason: one line.
-        level: "stdio", "call" or "tests".
-        outcomes: the runs that decided; the last one is what a policy should see of a failure.
-        share: of the cases, those that passed before the first failure; 1.0 when all did.
-        flaky: passed once, and not under another hash seed and clock.
-        forged: passed although the expectations had been altered.
-        poisoned: how many expectations the poisoned rerun altered; None where there was none.
-    """
-
-    passed: bool | None
-    reason: str
-    level: Literal["stdio", "call", "tests"]
-    outcomes: tuple[Outcome, ...] = ()
-    share: float = 0.0
-    flaky: bool = False
-    forged: bool = False
-    poisoned: int | None = None
-
-    def verdict(self) -> Verdict:
-        """As stages record it; the level and the isolation are in its detail."""
+CLOCK, OTHER_CLOCK = 1_700_000_000, 1_830_297_599
+"""When programs run, and when they run again: another year, month, weekday, hour, second."""
+OTHER_SEED = 271828
+_WAVES = (1, 4, 16, 64)
+_AT_ONCE = 64
+_INSIDE = Path(__file__).parent / "inside"
+_CALL_DRIVER = (_INSIDE / "call_driver.py").read_bytes()
+_PLAIN = (_INSIDE / "plain.py").read_bytes()
 
 
 async def grade(executor: Executor, program: Program, checks: Checks, policy: Policy | None = None) -> Grade:
     """Grade one program. Concurrent calls share the executor."""
+    policy = policy or Policy()
+    if isinstance(checks, StdioChecks):
+        return await _grade_stdio(executor, program, checks, policy)
+    if isinstance(checks, CallChecks):
+        return await _grade_calls(executor, program, checks, policy)
+    return await _grade_tests(executor, program, checks, policy)
 
 
 def grade_many(executor: Executor, asks: Sequence[tuple[Program, Checks]], policy: Policy | None = None) -> list[Grade]:
-    """Grade many programs at once, from plain code."""
+    """Grade many programs at once, from plain code; the grades in the order of the asks."""
+
+    async def all_of_them() -> list[Grade]:
+        gate = asyncio.Semaphore(max(_AT_ONCE, 4 * executor.capabilities().parallel))
+
+        async def one(program: Program, checks: Checks) -> Grade:
+            async with gate:
+                return await grade(executor, program, checks, policy)
+
+        return await asyncio.gather(*(one(*ask) for ask in asks))
+
+    return asyncio.run(all_of_them())
+
+
+def idiom(name: str) -> TestIdiom:
+    """How test files of a language run."""
+    row = language(name)
+    return PythonTests() if row.name == "python" else IDIOMS[row.name]
+
+
+def _again(job: Job) -> Job:
+    return replace(job, hash_seed=OTHER_SEED, clock=OTHER_CLOCK)
+
+
+def _undecided(level: str, outcome: Outcome | None, why: str) -> Grade:
+    return Grade(None, why, level, (outcome,) if outcome else ())  # type: ignore[arg-type]
+
+
+# stdio
+
+
+async def _grade_stdio(executor: Executor, program: Program, checks: StdioChecks, policy: Policy) -> Grade:
+    if not checks.cases:
+        return _undecided("stdio", None, "the problem has no cases")
+    row = language(program.language)
+    name = entry_of(row.name, program.source)
+    files = {**program.files, name: program.source.encode("utf-8", "surrogatepass")}
+    job = Job(row.name, files, name, limits=policy.limits, clock=CLOCK)
+    done = 0
+    last: Outcome | None = None
+    for wave in _waves(checks.cases):
+        outcomes = await executor.run(replace(job, argv=wave[0].argv, stdin=tuple(case.stdin for case in wave)))
+        for case, last in zip(wave, outcomes, strict=True):
+            failed = _stdio_failure(case, last, policy, done)
+            if failed is not None:
+                return replace(failed, share=done / len(checks.cases))
+            done += 1
+    assert last is not None
+    if policy.flaky:
+        for wave in _same_argv(checks.cases):
+            again = _again(replace(job, argv=wave[0].argv, stdin=tuple(case.stdin for case in wave)))
+            for case, outcome in zip(wave, await executor.run(again), strict=True):
+                failed = _stdio_failure(case, outcome, policy, 0)
+                if failed is not None:
+                    return failed if failed.passed is None else _flaky("stdio", outcome)
+    return Grade(True, f"passed {done} cases", "stdio", (last,), 1.0)
+
+
+def _stdio_failure(case: StdioCase, outcome: Outcome, policy: Policy, number: int) -> Grade | None:
+    if outcome.status == "infra_error":
+        return _undecided("stdio", outcome, f"the sandbox failed: {outcome.detail}")
+    if not outcome.ok:
+        return Grade(False, f"case {number + 1}: {_how(outcome)}", "stdio", (outcome,))
+    if not same_output(case.stdout, outcome.stdout, policy):
+        return Grade(False, f"case {number + 1}: another output than expected", "stdio", (outcome,))
+    return None
+
+
+def _same_argv(cases: Sequence[StdioCase]) -> Iterator[list[StdioCase]]:
+    """Neighbours with equal arguments, which can be one job."""
+    wave: list[StdioCase] = []
+    for case in cases:
+        if wave and wave[0].argv != case.argv:
+            yield wave
+            wave = []
+        wave.append(case)
+    if wave:
+        yield wave
+
+
+def _waves(cases: Sequence[StdioCase]) -> Iterator[list[StdioCase]]:
+    """A few cases first, so that a program that fails at once, or runs into its limits, costs little."""
+    sizes = iter(_WAVES)
+    for group in _same_argv(cases):
+        at = 0
+        while at < len(group):
+            size = next(sizes, 256)
+            yield group[at : at + size]
+            at += size
+
+
+# calls
+
+
+async def _grade_calls(executor: Executor, program: Program, checks: CallChecks, policy: Policy) -> Grade:
+    if language(program.language).name != "python":
+        return _undecided("call", None, f"functions of {program.language} cannot be called; use test files")
+    if not checks.cases:
+        return _undecided("call", None, "the problem has no cases")
+    try:
+        calls = [plain.dumps((list(case.args), dict(case.kwargs))) for case in checks.cases]
+    except plain.NotPlain as error:
+        return _undecided("call", None, f"the problem's arguments cannot be sent: {error}")
+    files = {
+        **program.files,
+        "solution.py": program.source.encode("utf-8", "surrogatepass"),
+        "_call.py": _CALL_DRIVER,
+        "_plain.py": _PLAIN,
+    }
+    stdin = "\n".join([checks.function, *calls]).encode()
+    job = Job("python", files, "_call.py", stdin=(stdin,), limits=policy.limits, clock=CLOCK)
+    (outcome,) = await executor.run(job)
+    found = _judge_calls(checks.cases, outcome, policy)
+    if found.passed is not True or not policy.flaky:
+        return found
+    (outcome,) = await executor.run(_again(job))
+    again = _judge_calls(checks.cases, outcome, policy)
+    if again.passed is None:
+        return again
+    return found if again.passed else _flaky("call", outcome)
+
+
+def _judge_calls(cases: Sequence[CallCase], outcome: Outcome, policy: Policy) -> Grade:
+    """Compare each answer; the first that is missing or wrong decides."""
+    if outcome.status == "infra_error":
+        return _undecided("call", outcome, f"the sandbox failed: {outcome.detail}")
+    lines = outcome.stdout.split(b"\n")
+    for number, case in enumerate(cases):
+        share = number / len(cases)
+        if number + 1 >= len(lines):  # the last line ends with a line break, too
+            return Grade(False, f"call {number + 1}: no answer; {_how(outcome)}", "call", (outcome,), share)
+        why = _answer_fault(case, lines[number], policy)
+        if why is not None:
+            return Grade(False, f"call {number + 1}: {why}", "call", (outcome,), share)
+    if not outcome.ok:
+        return Grade(False, f"after all calls: {_how(outcome)}", "call", (outcome,), 1.0)
+    return Grade(True, f"passed {len(cases)} calls", "call", (outcome,), 1.0)
+
+
+def _answer_fault(case: CallCase, line: bytes, policy: Policy) -> str | None:
+    try:
+        said = json.loads(line)
+        if not isinstance(said, dict):
+            return "no answer that can be read"
+        if "value" not in said:
+            return str(said.get("refused", "no answer that can be read"))[:200]
+        value = plain.loads(json.dumps(said["value"]))
+    except (ValueError, RecursionError):
+        return "no answer that can be read"
+    if isinstance(value, plain.Other):
+        return f"returned a {value.kind}, which is no data"
+    return None if same_data(case.expected, value, policy) else "returned another value than expected"
+
+
+# test files
+
+
+async def _grade_tests(executor: Executor, program: Program, checks: TestChecks, policy: Policy) -> Grade:
+    tests = idiom(program.language)
+    nonce, other = secrets.token_hex(16), secrets.token_hex(16)
+    try:
+        run = tests.assemble(program, checks, nonce)
+    except DataError as error:
+        return _undecided("tests", None, error.message)
+    job = _test_job(program, run, policy)
+    outcome, reached = await _run_tests(executor, job, nonce)
+    if outcome.status == "infra_error":
+        return _undecided("tests", outcome, f"the sandbox failed: {outcome.detail}")
+    if not reached:
+        return Grade(False, _test_failure(outcome), "tests", (outcome,))
+    altered: int | None = None
+    if policy.poison:
+        run, altered = tests.poison(program, checks, other)
+        poisoned, passed = await _run_tests(executor, _test_job(program, run, policy), other)
+        if poisoned.status == "infra_error":
+            return _undecided("tests", poisoned, f"the sandbox failed: {poisoned.detail}")
+        if passed:
+            why = "passed although the expectations had been altered"
+            return Grade(False, why, "tests", (outcome, poisoned), forged=True, poisoned=altered)
+    if policy.flaky:
+        again, passed = await _run_tests(executor, _again(job), nonce)
+        if again.status == "infra_error":
+            return _undecided("tests", again, f"the sandbox failed: {again.detail}")
+        if not passed:
+            return replace(_flaky("tests", again), poisoned=altered)
+    return Grade(True, "passed the tests", "tests", (outcome,), 1.0, poisoned=altered)
+
+
+def _test_job(program: Program, run: TestRun, policy: Policy) -> Job:
+    name = language(program.language).name
+    return Job(name, run.files, run.entry, stdin=(run.stdin,), limits=policy.limits, clock=CLOCK)
+
+
+async def _run_tests(executor: Executor, job: Job, nonce: str) -> tuple[Outcome, bool]:
+    """How the tests ended, without the nonce, and whether the nonce proves that their end was reached."""
+    (outcome,) = await executor.run(job)
+    before, found, after = outcome.stdout.rpartition(nonce.encode())
+    if not found or after.strip():
+        return outcome, False
+    return replace(outcome, stdout=before.removesuffix(b"\n")), outcome.ok
+
+
+def _test_failure(outcome: Outcome) -> str:
+    if outcome.ok:
+        return "ended before its tests did, with exit code 0"
+    return _how(outcome)
+
+
+def _flaky(level: str, outcome: Outcome) -> Grade:
+    why = "flaky: passed, and failed under another hash seed and clock"
+    return Grade(False, why, level, (outcome,), flaky=True)  # type: ignore[arg-type]
+
+
+def _how(outcome: Outcome) -> str:
+    """How a run ended, with the last line of its stderr."""
+    said = outcome.stderr.decode(errors="replace").strip().splitlines()
+    return f"{outcome}: {said[-1][:200]}" if said else str(outcome)

@@ -28,8 +28,8 @@ Status = Literal["exited", "signaled", "cpu", "wall", "oom", "output_limit", "co
 """
 
 Level = Literal["namespaces", "container", "landlock", "remote"]
-"""What stands between a program and the machine: user, PID, mount, IPC and network namespaces with seccomp; a container;
-Landlock and seccomp on the machine's own namespaces; whatever a server uses."""
+"""What stands between a program and the machine: user, PID, mount, IPC and network namespaces with seccomp; a
+container; Landlock and seccomp on the machine's own namespaces; whatever a server uses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ BUILTIN = {
     "countdown": "flywheel.tasks.countdown:Countdown",
     "addition": "flywheel.tasks.addition:Addition",
     "math": "flywheel.tasks.math:Math",
+    "code": "flywheel.tasks.code:Code",
+    "oneliners": "flywheel.tasks.code.oneliners:Oneliners",
 }
 
 
@@ -26,16 +29,19 @@ def load_task(use: str, args: dict[str, Any] | None = None, base: Path | None = 
 
     Args:
         use: a name in ``BUILTIN``, ``./file.py:Class`` (relative to ``base``) or ``package.module:Class``.
-        args: keyword arguments of the class.
+        args: keyword arguments of the class; one that takes a ``base`` is given the folder below.
         base: the folder of the recipe; the current folder if None.
 
     Raises:
         TaskError: nothing by that name, the file does not import, or the arguments do not fit.
     """
-    cls = _find_class(use, base or Path.cwd())
-    given = {"base": base or Path.cwd()} if _takes_base(cls) else {}
+    base = base or Path.cwd()
+    cls = _find_class(use, base)
+    given = dict(args or {})
+    if "base" in _parameters(cls):
+        given.setdefault("base", base)
     try:
-        task = cls(**{**given, **(args or {})})
+        task = cls(**given)
     except (TypeError, ValueError) as error:
         raise TaskError(f"task {use}: {error}", hint="mend `task.args` in the recipe") from error
     missing = [name for name in ("problems", "rollout", "verify") if not callable(getattr(task, name, None))]
@@ -68,11 +74,11 @@ def _find_class(use: str, base: Path) -> Any:
         raise TaskError(f"task {use}: {where} has no class {name!r}") from error
 
 
-def _takes_base(cls: Any) -> bool:
+def _parameters(cls: Any) -> Mapping[str, Any]:
     try:
-        return "base" in inspect.signature(cls).parameters
-    except (TypeError, ValueError):  # no class, or one without a signature
-        return False
+        return inspect.signature(cls).parameters
+    except (TypeError, ValueError):
+        return {}
 
 
 def _import_file(path: Path) -> Any:

@@ -1,0 +1,119 @@
+"""A Python program, run in a process that was forked from a warm interpreter as if it had been started by itself."""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import io
+import os
+import sys
+import threading
+import time
+import types
+from typing import Any, NoReturn
+
+
+def prepare(entry: str, argv: list[str], clock: float | None) -> tuple[types.CodeType | None, dict[str, Any]]:
+    """Make ``sys``, the standard streams and ``__main__`` what a fresh interpreter would have.
+
+    Returns:
+        The program's code, and the namespace that it runs in; None if it does not compile (which was said on stderr).
+    """
+    folder = os.getcwd()  # noqa: PTH109
+    sys.argv = [entry, *argv]
+    sys.path.insert(0, folder)
+    sys.stdin = sys.__stdin__ = _stream(0, "r", "<stdin>")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _stream(1, "w", "<stdout>")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _stream(2, "w", "<stderr>")  # type: ignore[misc]
+    main = types.ModuleType("__main__")
+    path = f"{folder}/{entry}"
+    main.__dict__.update(__file__=path, __builtins__=builtins, __cached__=None, __annotations__={})
+    sys.modules["__main__"] = main
+    if "numpy" in sys.modules:  # its old global generator is not reseeded by a fork; random's is
+        sys.modules["numpy"].random.seed()
+    if clock is not None:
+        start_clock(clock)
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            code = compile(file.read(), path, "exec", dont_inherit=True, optimize=0)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        kind, error, _ = sys.exc_info()
+        sys.excepthook(kind, error, None)  # type: ignore[arg-type]
+        return None, {}
+    return code, main.__dict__
+
+
+def _stream(fd: int, mode: str, name: str) -> io.TextIOWrapper:
+    raw = io.FileIO(fd, mode, closefd=False)
+    raw.name = name  # type: ignore[assignment]
+    buffer: Any = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+    errors = "backslashreplace" if fd == 2 else "surrogateescape"
+    stream = io.TextIOWrapper(buffer, encoding="utf-8", errors=errors, line_buffering=fd == 2)
+    stream.mode = mode  # type: ignore[misc]
+    return stream
+
+
+def finish(error: BaseException | None) -> NoReturn:
+    """End as the interpreter would: report the error, wait for threads, run atexit's functions, flush, exit."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = _exit_code(error)
+    elif error is not None:
+        code = 1
+        trace = error.__traceback__
+        inner = trace.tb_next if trace is not None else None  # without the frame that runs the program
+        sys.excepthook(type(error), error.with_traceback(inner), inner)
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    try:
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()
+    except Exception:
+        code = 120  # what Python itself exits with
+    try:
+        if sys.stderr is not None and not sys.stderr.closed:
+            sys.stderr.flush()
+    except Exception:
+        code = code or 120
+    os._exit(code)
+
+
+def _exit_code(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+def start_clock(epoch: float) -> None:
+    """Let the wall clock start at ``epoch``: ``time`` and ``datetime`` agree, monotonic clocks go on as they are."""
+    import ctypes
+    import datetime
+    import gc
+
+    shift = round((epoch - time.time()) * 1e9)
+    now_ns, localtime, gmtime, ctime, strftime = time.time_ns, time.localtime, time.gmtime, time.ctime, time.strftime
+
+    def seconds() -> float:
+        return (now_ns() + shift) / 1e9
+
+    changed: dict[str, Any] = {
+        "time": seconds,
+        "time_ns": lambda: now_ns() + shift,
+        "localtime": lambda secs=None: localtime(seconds() if secs is None else secs),
+        "gmtime": lambda secs=None: gmtime(seconds() if secs is None else secs),
+        "ctime": lambda secs=None: ctime(seconds() if secs is None else secs),
+        "strftime": lambda form, t=None: strftime(form, localtime(seconds()) if t is None else t),
+    }
+    for name, function in changed.items():
+        setattr(time, name, function)
+    # datetime is written in C and asks the system; its other constructors ask time.time.
+    methods: Any = gc.get_referents(datetime.datetime.__dict__)[0]
+    methods["now"] = classmethod(lambda cls, tz=None: cls.fromtimestamp(seconds(), tz))
+    methods["utcnow"] = classmethod(lambda cls: cls.utcfromtimestamp(seconds()))
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime.datetime))

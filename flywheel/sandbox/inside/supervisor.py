@@ -1,0 +1,264 @@
+"""The first process of a program's own namespaces: sets the scene, starts the program, and tells how it ended.
+
+It alone reports exit status and resource use, over a descriptor that the program does not have. With namespaces it is
+PID 1 of a PID namespace: nothing in there can signal it, and when it ends everything in there is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import stat
+import time
+import types
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, NoReturn
+
+from flywheel.sandbox.inside import kernel, program
+
+_UID = 1000  # inside; which user it is outside is the executor's choice
+_FEW = 64 * 1024
+
+
+class Run(BaseException):
+    """Carries a compiled program up to the interpreter's outermost frame."""
+
+    def __init__(self, code: types.CodeType, namespace: dict[str, Any]) -> None:
+        self.code, self.namespace = code, namespace
+
+
+@dataclass(frozen=True)
+class Supervisor:
+    """Starts supervisors.
+
+    Attributes:
+        level: "namespaces", or "landlock" where there are none.
+        seccomp: the filter of system calls, as BPF.
+        readable: with Landlock: what programs may read.
+        proc: whether the kernel lets programs have a /proc of their own; if not, it is empty.
+        scratch: where the work folder is made: a tmpfs of its own, or with Landlock a folder of the slot.
+    """
+
+    level: str
+    seccomp: bytes
+    readable: list[str]
+    scratch: str
+    proc: bool
+
+    @property
+    def contained(self) -> bool:
+        """Whether the kernel ends a program's processes together with its supervisor."""
+        return self.level == "namespaces"
+
+    def start(self, control: Any, descriptors: list[int]) -> int:
+        """Start one; returns its process id. In the program's own process this raises ``Run``."""
+        user, group = os.getuid(), os.getgid()
+        spaces = kernel.NEWUSER | kernel.NEWPID | kernel.NEWNS | kernel.NEWIPC
+        pid = kernel.clone(spaces) if self.contained else os.fork()
+        if pid:
+            return pid
+        job, stdin, stdout, stderr, status = descriptors
+        try:
+            control.close()
+            header, blobs = _read_job(job)
+            self._enter(user, group, header)
+            _write_files(header["files"], blobs)
+            begun = time.monotonic()
+            child = os.fork()
+            if child == 0:
+                self._become(header, (stdin, stdout, stderr), status)
+            for descriptor in (stdin, stdout, stderr):
+                os.close(descriptor)
+            self._watch(child, begun, header, status)
+        except Run:
+            raise
+        except BaseException as error:
+            _tell(status, {"error": f"{type(error).__name__}: {error}"})
+        os._exit(0)
+
+    def _enter(self, user: int, group: int, header: dict[str, Any]) -> None:
+        """This process: a user, a /proc and a work folder of its own."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.environ.update(header["env"])
+        home = f"{self.scratch}/work"
+        if self.contained:
+            for name, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{_UID} {user} 1"),
+                ("gid_map", f"{_UID} {group} 1"),
+            ):
+                _write_once(f"/proc/self/{name}", text)
+            size = f"size={header['disk']},nr_inodes={header['files_most']},mode=755"
+            kernel.mount("tmpfs", self.scratch, "tmpfs", kernel.NOSUID | kernel.NODEV, size)
+            os.mkdir(f"{self.scratch}/.shm")
+            kernel.mount(f"{self.scratch}/.shm", "/dev/shm", flags=kernel.BIND)
+            if self.proc:
+                kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+            else:
+                kernel.mount("tmpfs", "/proc", "tmpfs", kernel.NOSUID | kernel.NODEV | kernel.RDONLY, "size=0")
+        else:
+            kernel.die_with_parent(signal.SIGTERM)
+            os.setpgid(0, 0)
+            shutil.rmtree(home, ignore_errors=True)
+        kernel.set_dumpable(False)
+        os.mkdir(home)
+        os.chdir(home)
+
+    def _become(self, header: dict[str, Any], streams: tuple[int, int, int], status: int) -> NoReturn:
+        """The program's process: from here on with nothing that is not the program's own."""
+        try:
+            os.setsid()
+            kernel.set_dumpable(True)
+            for target, source in enumerate(streams):
+                os.dup2(source, target)
+            os.dup2(status, 3, inheritable=False)
+            os.closerange(4, 1 << 16)
+            if self.proc:
+                _write_once("/proc/self/oom_score_adj", "1000")
+            self._confine(header)
+            argv = header["argv"]
+            if argv is not None:
+                _execute(argv)
+            os.close(3)
+            code, namespace = program.prepare(header["entry"], header["args"], header["clock"])
+        except BaseException as error:
+            _tell(3, {"error": f"{type(error).__name__}: {error}"})
+            os._exit(1)
+        if code is None:
+            program.finish(SystemExit(1))
+        raise Run(code, namespace)
+
+    def _confine(self, header: dict[str, Any]) -> None:
+        for name, value in header["rlimits"].items():
+            number = getattr(resource, f"RLIMIT_{name}")
+            ceiling = resource.getrlimit(number)[1]
+            value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
+            resource.setrlimit(number, (value, value))
+        kernel.no_new_privileges()
+        kernel.drop_capabilities()
+        if not self.contained:
+            kernel.restrict_files(self.readable, [f"{self.scratch}/work", "/dev/null"])
+        kernel.filter_system_calls(self.seccomp)
+
+    def _watch(self, child: int, begun: float, header: dict[str, Any], status: int) -> None:
+        """Wait for the program, end what it left behind, and tell."""
+        if not self.contained:
+            signal.signal(signal.SIGTERM, lambda *_: os.killpg(child, signal.SIGKILL))
+        while True:
+            pid, ended, used = os.wait4(-1, 0)
+            if pid == child:
+                break
+        wall = time.monotonic() - begun
+        _kill_rest(None if self.contained else child)
+        files = _fetch(header["fetch"], header["disk"])
+        report = {
+            "ended": ended,
+            "cpu": used.ru_utime + used.ru_stime,
+            "memory": used.ru_maxrss * 1024,
+            "wall": wall,
+            "files": [[name, len(content)] for name, content in files],
+        }
+        if not self.contained:
+            shutil.rmtree(f"{self.scratch}/work", ignore_errors=True)
+        _tell(status, report, b"".join(content for _, content in files))
+
+
+def _read_job(descriptor: int) -> tuple[dict[str, Any], bytes]:
+    size = os.fstat(descriptor).st_size
+    data = b""
+    while len(data) < size:
+        data += os.pread(descriptor, size - len(data), len(data))
+    os.close(descriptor)
+    length = int.from_bytes(data[:8], "big")
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def _write_files(files: list[list[Any]], blobs: bytes) -> None:
+    at = 0
+    for name, size, mode in files:
+        if "/" in name:
+            os.makedirs(str(PurePosixPath(name).parent), exist_ok=True)
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(blobs[at : at + size])
+        at += size
+
+
+def _write_once(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    os.write(descriptor, text.encode())
+    os.close(descriptor)
+
+
+def _execute(argv: list[str]) -> NoReturn:
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # Python ignores or handles them, and what is executed would inherit it
+    path = argv[0] if "/" in argv[0] else shutil.which(argv[0])
+    if path is None:
+        raise FileNotFoundError(f"{argv[0]} is not installed in the sandbox")
+    try:
+        os.execv(path, argv)
+    except OSError as error:
+        if "/" not in argv[0]:
+            raise
+        # What the compiler left is no program: the program's failure, as a shell would say it.
+        os.write(2, f"{path}: {error.strerror}\n".encode())
+        os._exit(126)
+
+
+def _kill_rest(group: int | None) -> None:
+    """End whatever the program left running, and reap it."""
+    try:
+        if group is None:
+            os.kill(-1, signal.SIGKILL)
+        else:
+            os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    while True:
+        try:
+            os.wait4(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _fetch(wanted: list[str] | None, most: int) -> list[tuple[str, bytes]]:
+    """Regular files of the work folder: those that are named, or (None) all; never through a link."""
+    if wanted is None:
+        wanted = [f"{folder}/{name}"[2:] for folder, _, names in os.walk(".") for name in names]
+    found = []
+    for name in sorted(wanted):
+        content = _read_regular(name, most)
+        if content is not None:
+            found.append((name, content))
+            most -= len(content)
+    return found
+
+
+def _read_regular(name: str, most: int) -> bytes | None:
+    """A file's content; None if it is no regular file, larger than ``most``, or not there."""
+    *folders, last = PurePosixPath(name).parts
+    at = os.open(".", os.O_DIRECTORY | os.O_PATH)
+    try:
+        for folder in folders:
+            inner = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = inner
+        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+    except OSError:
+        return None
+    finally:
+        os.close(at)
+    with os.fdopen(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        return file.read(most) if stat.S_ISREG(about.st_mode) and about.st_size <= most else None
+
+
+def _tell(descriptor: int, report: dict[str, Any], blobs: bytes = b"") -> None:
+    data = json.dumps(report).encode() + b"\n" + blobs
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,276 @@
+"""Tests with altered expectations: what a right program must fail.
+
+A test file runs in the same process as the program that it tests, so a program can skip it, patch its assertions or
+answer "equal" to every comparison. Such a program passes altered tests as well; an honest one fails them. Assertions
+are found by tree-sitter, in every language in the same way:
+
+- a comparison (``f(2) == 5``, ``[[ $(f 2) = 5 ]]``) or a call that compares (``assert_eq!(f(2), 5)``,
+  ``expect(f(2)).toEqual([5])``) with the program's result on one side: a literal of the other side is changed;
+- a table's ``expected: 5``: the same;
+- an assertion without a comparison, ``assert(is_prime(7))``: it is negated.
+
+Only tests are read here, and whole: the program under test has no part in what is altered but for the names it defines.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flywheel.sandbox.languages import language
+from flywheel.sandbox.syntax import Edit, edited, opening_of, parse, text_of, walk
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
+
+_EQUAL = {"==", "===", "eq", "is", "IS", "-eq", "="}
+_UNEQUAL = {"!=", "!==", "ne", "<>", "~=", "-ne"}
+_COMPARES = re.compile(r"(?i)equal|^assert_?eq$|^equals?$|^is$|is_deeply|eq_deeply|same|^eql$|^tobe$|^cmp_ok$")
+_NOT = re.compile(r"(?i)not|unequal|isnt|_ne$")
+_ASSERTS = re.compile(r"(?i)^(assert|ok|check|require|assert_?true|assert_?that|test)$")
+_EXPECTED = re.compile(r"(?i)^[\"':$]*(expected|expect|want|wanted|exp|output|answer)[\"':]*$")
+_NUMBER = re.compile(r"^(0[xX][0-9a-fA-F]+|\d[\d_]*)(.*)$", re.DOTALL)
+_EDGES = {2**n - 1 for n in (7, 8, 15, 16, 31, 32, 63, 64)}
+_BLOCK = re.compile(r"block|body|compound_statement|^program|source_file")
+_CONDITION = re.compile(r"^if|^unless|conditional")
+_WORD = re.compile(r"(?<!\w)[A-Za-z_]\w*[!?]?")
+_BOOLS = {"true": "false", "false": "true", "True": "False", "False": "True", "TRUE": "FALSE", "FALSE": "TRUE"}
+_NOTHING = {
+    "null": "424243",
+    "undefined": "424243",
+    "nil": "424243",
+    "None": "424243",
+    "undef": "424243",
+    "NULL": "424243",
+}
+_DYNAMIC = {"python", "javascript", "php", "ruby", "lua", "perl", "sql"}
+_NEGATION = {"python": "not ({})", "lua": "not ({})", "sql": "NOT ({})", "bash": ""}
+
+
+def alterations(name: str, tests: str, under_test: Iterable[str] = ()) -> list[Edit]:
+    """One alteration per assertion that can be altered, in the order of the text.
+
+    Args:
+        name: the language.
+        tests: source of the tests alone.
+        under_test: names of the functions and classes that are tested; "candidate" always counts.
+    """
+    opening = opening_of(name, tests)
+    code = opening + tests.encode(errors="replace")
+    found = _Reader(language(name).name, code, parse(name, code).root_node, {*under_test, "candidate"}).read()
+    return [Edit(edit.start - len(opening), edit.end - len(opening), edit.text) for edit in found]
+
+
+def poisoned(name: str, tests: str, under_test: Iterable[str], key: str) -> tuple[str, int]:
+    """The tests with expectations altered from a random assertion on, and how many; (tests, 0) if none can be.
+
+    The assertions before it stay true, so a program that is honest for the first and then skips or fakes the rest is
+    caught as well as one that fakes all. At least the last two are altered, since an alteration may happen to be
+    without effect.
+
+    Args:
+        key: seeds which assertion is the first; the program under test must not know it.
+    """
+    found = alterations(name, tests, under_test)
+    if not found:
+        return tests, 0
+    first = random.Random(key).randrange(max(1, len(found) - 1))
+    return edited(tests, found[first:]), len(found) - first
+
+
+def defined(name: str, program: str) -> set[str]:
+    """Names of the functions, methods and classes that a program defines."""
+    code = opening_of(name, program) + program.encode(errors="replace")
+    names = set()
+    for node in walk(parse(name, code).root_node):
+        if re.search(r"function|method|class|struct|subroutine|impl|declarator|assignment", node.type):
+            for field in ("name", "declarator", "left"):
+                child = node.child_by_field_name(field)
+                if child is not None and child.end_byte - child.start_byte < 80:
+                    last = re.findall(r"[A-Za-z_]\w*", text_of(code, child).split("(")[0])
+                    names.update(last[-1:])
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Finds the assertions of one test file."""
+
+    name: str
+    code: bytes
+    root: Node
+    under_test: set[str]
+
+    def read(self) -> list[Edit]:
+        found: list[Edit] = []
+        truths: list[Edit] = []
+        for node in walk(self.root):
+            change = self.comparison(node) or self.call(node) or self.keyed(node)
+            if change is not None:
+                found.append(change)
+            else:
+                truths += self.truth(node)
+        # An assertion around an alteration that was found already needs no negation.
+        free = [t for t in truths if not any(t.start <= f.start < t.end for f in found)]
+        return sorted(found + free, key=lambda change: change.start)
+
+    def comparison(self, node: Node) -> Edit | None:
+        """``left == right``; an inequality counts where it is a condition that leads to a failure."""
+        if node.child_count != 3 or not re.search(r"binary|comparison|equality", node.type):
+            return None
+        operator = text_of(self.code, node.children[1])
+        if operator not in _EQUAL | _UNEQUAL or (operator == "=" and self.name not in ("bash", "sql")):
+            return None
+        condition, negated = self.surroundings(node)
+        if not condition and negated != (operator in _UNEQUAL):
+            return None
+        left, right = node.children[0], node.children[2]
+        return self.expected_of((left.start_byte, left.end_byte), (right.start_byte, right.end_byte))
+
+    def call(self, node: Node) -> Edit | None:
+        """``assert_equal(expected, actual)``, ``actual.equals(expected)``, ``expect(actual).toEqual(expected)``."""
+        if not re.search(r"call|invocation", node.type):
+            return None
+        name, arguments = self.parts(node)
+        if arguments is not None and _ASSERTS.match(name):
+            return self.macro(arguments)
+        if arguments is None or not _COMPARES.search(name) or _NOT.search(name) or self.surroundings(node)[1]:
+            return None
+        given = self.split(arguments)
+        if len(given) == 1:
+            before = (node.start_byte, arguments.start_byte)
+            return self.literal_in(*given[0]) if self.mentions(*before) else None
+        if len(given) < 2:
+            return None
+        first, second = given[:2]
+        mention = self.mentions(*first), self.mentions(*second)
+        if mention == (True, False):
+            return self.literal_in(*second)
+        return self.literal_in(*first) if mention == (False, True) else None
+
+    def keyed(self, node: Node) -> Edit | None:
+        """``expected: 5`` in a table of cases, or ``expected = 5``."""
+        if node.named_child_count < 2 or not re.search(r"pair|keyed|element_init|field|assignment|declarat", node.type):
+            return None
+        key, value = node.named_children[0], node.named_children[-1]
+        if not _EXPECTED.match(text_of(self.code, key)) or self.mentions(value.start_byte, value.end_byte):
+            return None
+        return self.literal_in(value.start_byte, value.end_byte)
+
+    def truth(self, node: Node) -> list[Edit]:
+        """``assert(f(7))``: negated as a whole, where the language has a "not" that goes around anything."""
+        around = _NEGATION.get(self.name, "!({})")
+        if not around:
+            return []
+        if node.type == "assert_statement" and node.named_children:
+            span = node.named_children[0].start_byte, node.named_children[0].end_byte
+        elif re.search(r"call|invocation", node.type):
+            name, arguments = self.parts(node)
+            given = self.split(arguments) if arguments is not None and _ASSERTS.match(name) else []
+            if not given:
+                return []
+            span = given[0]
+        else:
+            return []
+        if not self.mentions(*span):
+            return []
+        text = self.code[slice(*span)].decode(errors="replace")
+        return [Edit(*span, around.format(text).encode())]
+
+    def macro(self, arguments: Node) -> Edit | None:
+        """``assert!(left == right)`` in Rust, where a macro's arguments are bare tokens."""
+        signs = [c for c in arguments.children if c.type == "=="]
+        if arguments.type != "token_tree" or len(signs) != 1:
+            return None
+        left, right = (arguments.start_byte + 1, signs[0].start_byte), (signs[0].end_byte, arguments.end_byte - 1)
+        return self.expected_of(left, right)
+
+    def expected_of(self, left: tuple[int, int], right: tuple[int, int]) -> Edit | None:
+        here, there = self.mentions(*left), self.mentions(*right)
+        return None if here == there else self.literal_in(*(right if here else left))
+
+    def literal_in(self, start: int, end: int) -> Edit | None:
+        """The first literal of a stretch that can be changed."""
+        top = self.root.descendant_for_byte_range(start, end)
+        for node in walk(top if top is not None else self.root):
+            if node.start_byte < start or node.end_byte > end:
+                continue
+            changed = _changed(self.name, node, text_of(self.code, node))
+            if changed is not None:
+                return Edit(node.start_byte, node.end_byte, changed.encode())
+        return None
+
+    def surroundings(self, node: Node) -> tuple[bool, bool]:
+        """Whether a node is part of an ``if``'s condition, and whether a "not" stands before it."""
+        negated = False
+        around = node.parent
+        while around is not None and not _BLOCK.search(around.type):
+            if _CONDITION.search(around.type):
+                return True, negated
+            first = text_of(self.code, around.children[0])
+            negated ^= around.child_count == 2 and first in ("!", "not", "NOT")
+            around = around.parent
+        return False, negated
+
+    def parts(self, node: Node) -> tuple[str, Node | None]:
+        """A call's name (the last part of a dotted one), and the node that holds its arguments."""
+        holds = [c for c in node.named_children if re.search(r"argument|token_tree|list_expression", c.type)]
+        if not holds:
+            return "", None
+        before = self.code[node.start_byte : holds[-1].start_byte].decode(errors="replace")
+        names = re.findall(r"[A-Za-z_]\w*", before)
+        return (names[-1] if names else ""), holds[-1]
+
+    def split(self, arguments: Node) -> list[tuple[int, int]]:
+        """The arguments as byte ranges: what stands between commas."""
+        children = [c for c in arguments.children if c.type not in ("(", ")", "[", "]", "{", "}")]
+        ranges: list[tuple[int, int]] = []
+        start = None
+        for child in children:
+            if child.type == ",":
+                start = None
+            elif start is None:
+                start = child.start_byte
+                ranges.append((start, child.end_byte))
+            else:
+                ranges[-1] = (start, child.end_byte)
+        return ranges
+
+    def mentions(self, start: int, end: int) -> bool:
+        text = self.code[start:end].decode(errors="replace")
+        if self.name == "sql":  # whatever is no literal comes from the program's tables
+            return re.search(r"[A-Za-z_]", re.sub(r"'[^']*'", "", text)) is not None
+        return not self.under_test.isdisjoint(_WORD.findall(text))
+
+
+def _changed(name: str, node: Node, text: str) -> str | None:
+    """Another literal of the same type; None for what is no literal."""
+    if text in _BOOLS and "string" not in node.type:
+        return _BOOLS[text]
+    if text in _NOTHING and name in _DYNAMIC and "string" not in node.type:
+        return _NOTHING[text]
+    if re.search(r"char", node.type) and len(text) == 3:
+        return "'z'" if text != "'z'" else "'y'"
+    if re.search(r"string|literal", node.type) and text[-1:] in "'\"`" and len(text) > 1:
+        return _other_string(node, text)
+    if re.search(r"num|int|float|literal|word", node.type) and (match := _NUMBER.match(text)):
+        return _other_number(match)
+    return None
+
+
+def _other_string(node: Node, text: str) -> str | None:
+    if any(re.search(r"interpol|substitution|expansion", child.type) for child in node.children):
+        return None
+    # At the end: prefixes, raw strings and byte-order marks are at the front.
+    return f"{text[:-1]}~{text[-1]}"
+
+
+def _other_number(match: re.Match[str]) -> str:
+    digits, rest = match.groups()
+    base = 16 if digits[:2] in ("0x", "0X") else 10
+    value = int(digits.replace("_", ""), base)
+    value += -1 if value in _EDGES else 1
+    return f"{hex(value) if base == 16 else value}{rest}"

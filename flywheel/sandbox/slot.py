@@ -1,0 +1,373 @@
+"""One place where a program can run at a time: its cgroup, its warm zygotes, and the watch over what runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flywheel.sandbox import isolation
+from flywheel.sandbox.cgroups import Group
+from flywheel.sandbox.job import MIB, Level, Limits, Outcome, Status, Usage
+
+_MOST_ZYGOTES = 4
+_READY_SECONDS = 60.0
+_END_SECONDS = 10.0  # from the kill until the kernel has ended everything; past it the zygote is given up
+_PIPE = 1 << 16
+_Key = tuple[int, tuple[str, ...]]
+
+
+class SlotBroken(Exception):
+    """The sandbox failed, and not the program: the zygote died, or the scene could not be set."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run, as the supervisor takes it.
+
+    Attributes:
+        files: contents by name; those in ``programs`` may be executed.
+        argv: what to execute; None runs ``entry`` in the warm interpreter, with ``args``.
+        fetch: files to bring back; None is all.
+        stack: bytes of stack.
+        address_space: whether memory may be limited by RLIMIT_AS where there is no cgroup.
+    """
+
+    files: Mapping[str, bytes]
+    limits: Limits
+    argv: Sequence[str] | None = None
+    entry: str = ""
+    args: Sequence[str] = ()
+    stdin: bytes = b""
+    hash_seed: int = 0
+    clock: int | None = None
+    preload: tuple[str, ...] = ()
+    programs: frozenset[str] = frozenset()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    fetch: Sequence[str] | None = ()
+    stack: int = 64 * MIB
+    address_space: bool = True
+
+    def to_bytes(self, by_cgroup: bool) -> bytes:
+        """Length, JSON, contents."""
+        limits = self.limits
+        rlimits = {
+            "CPU": max(1, int(-(-limits.cpu // 1))),
+            "FSIZE": limits.disk,
+            "NOFILE": 512,
+            "CORE": 0,
+            "NPROC": limits.processes + 1,  # the supervisor counts
+            "STACK": self.stack,
+            "MEMLOCK": 0,
+            "MSGQUEUE": 0,
+        }
+        if self.address_space and not by_cgroup:
+            rlimits["AS"] = limits.memory
+        header = {
+            "files": [[n, len(c), 0o755 if n in self.programs else 0o644] for n, c in self.files.items()],
+            "entry": self.entry,
+            "args": list(self.args),
+            "argv": None if self.argv is None else list(self.argv),
+            "env": dict(self.environment),
+            "clock": self.clock,
+            "fetch": None if self.fetch is None else list(self.fetch),
+            "disk": limits.disk,
+            "files_most": max(1024, limits.disk // 4096),
+            "rlimits": rlimits,
+        }
+        text = json.dumps(header).encode()
+        return b"".join([len(text).to_bytes(8, "big"), text, *self.files.values()])
+
+
+class Zygote:
+    """A warm interpreter inside the sandbox, from outside."""
+
+    def __init__(self, way: isolation.Way, slot: int, key: _Key, scratch: str, join: str) -> None:
+        """Start one, and wait until it is ready.
+
+        Args:
+            key: the hash seed, and modules to load.
+            join: shell commands that put the shell into the slot's cgroup.
+
+        Raises:
+            SlotBroken: it did not become ready; says why.
+        """
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        errors = os.memfd_create("stderr")
+        start = isolation.start(way, slot, *key, theirs.fileno(), scratch)
+        # The control socket becomes descriptor 3; a shell does that before anything of ours runs. It comes as stdin,
+        # since not every shell can name a descriptor above 9.
+        moved = f'{join} exec "$@" 3<&0 </dev/null'
+        try:
+            self.process = subprocess.Popen(
+                ["sh", "-c", moved, "sh", *start.command],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env=start.environment,
+                cwd="/",
+                pass_fds=start.texts,
+                start_new_session=True,
+            )
+            theirs.close()
+            self._await_ready(errors)
+        finally:
+            theirs.close()
+            for descriptor in (errors, *start.texts):
+                os.close(descriptor)
+
+    def _await_ready(self, errors: int) -> None:
+        self.control.settimeout(_READY_SECONDS)
+        try:
+            said = self.control.recv(8192)
+        except TimeoutError:
+            said = b"Enot ready in time"
+        self.control.settimeout(None)
+        if said == b"R":
+            return
+        self.end()
+        size = os.fstat(errors).st_size
+        wrote = os.pread(errors, min(size, 2000), max(0, size - 2000)).decode(errors="replace").strip()
+        raise SlotBroken(said[1:].decode(errors="replace") or (wrote.splitlines()[-1:] and wrote) or "it ended at once")
+
+    def end(self) -> None:
+        """End it and all that is below it, and wait until it is gone."""
+        self.control.close()  # it kills what runs, and leaves
+        try:
+            self.process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@dataclass
+class _Watch:
+    """What has been seen of a run so far."""
+
+    stdout: bytearray = field(default_factory=bytearray)
+    stderr: bytearray = field(default_factory=bytearray)
+    status: bytearray = field(default_factory=bytearray)
+    stopped: Status | None = None
+
+
+class Slot:
+    """Runs one program at a time. Belongs to one thread."""
+
+    def __init__(self, index: int, way: isolation.Way, group: Group | None, folder: Path) -> None:
+        """
+        Args:
+            index: its number.
+            way: how its programs are isolated.
+            group: its cgroup, if there are any.
+            folder: with Landlock: where its scratch folder is made.
+        """
+        self._index, self._way, self._group = index, way, group
+        self._scratch = isolation.scratch(way, index, folder)
+        self._zygotes: OrderedDict[_Key, Zygote] = OrderedDict()
+        self._own_memory = 0
+        self._in_force: tuple[int, int] | None = None
+        self.level: Level = "landlock" if way == "landlock" else "namespaces"
+
+    def run(self, order: Order) -> Outcome:
+        """Run one program.
+
+        Raises:
+            SlotBroken: the sandbox failed; the next run starts a new zygote.
+        """
+        key = (order.hash_seed, order.preload)
+        zygote = self._zygote(key)
+        try:
+            self._limit(order.limits)
+            killed = self._group.killed() if self._group else 0
+            watch = self._watch(zygote, order)
+            return self._outcome(watch, order.limits, killed)
+        except (OSError, SlotBroken, ValueError) as error:
+            self._forget(key)
+            raise error if isinstance(error, SlotBroken) else SlotBroken(f"{type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        while self._zygotes:
+            self._forget(next(iter(self._zygotes)))
+
+    def _zygote(self, key: _Key) -> Zygote:
+        if key in self._zygotes:
+            self._zygotes.move_to_end(key)
+            return self._zygotes[key]
+        if len(self._zygotes) >= _MOST_ZYGOTES:
+            self._forget(next(iter(self._zygotes)))
+        join = ""
+        if self._group is not None:
+            self._lift()
+            join = "".join(f"echo $$ >'{folder}/cgroup.procs' || exit 97; " for folder in self._group.folders)
+        try:
+            self._zygotes[key] = Zygote(self._way, self._index, key, self._scratch, join)
+        except OSError as error:
+            raise SlotBroken(str(error)) from error
+        if self._group is not None:
+            self._own_memory = self._group.used_memory()
+        return self._zygotes[key]
+
+    def _forget(self, key: _Key) -> None:
+        self._zygotes.pop(key).end()
+
+    def _lift(self) -> None:
+        """Without limits, for the zygotes themselves."""
+        assert self._group is not None
+        self._group.limit_memory(1 << 40)
+        self._group.limit_processes(1 << 15)
+        self._in_force = None
+
+    def _limit(self, limits: Limits) -> None:
+        if self._group is None or self._in_force == (limits.memory, limits.processes):
+            return
+        self._group.limit_memory(self._own_memory + limits.memory)
+        # For each zygote: bubblewrap's two processes and itself; and the supervisor.
+        self._group.limit_processes(3 * len(self._zygotes) + 1 + limits.processes)
+        self._in_force = (limits.memory, limits.processes)
+
+    def _watch(self, zygote: Zygote, order: Order) -> _Watch:
+        """Start a program, feed it, collect what it writes, end it at its limits."""
+        job = os.memfd_create("job")
+        pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(4)]
+        (stdin_r, stdin), (stdout, stdout_w), (stderr, stderr_w), (status, status_w) = pipes
+        theirs = [job, stdin_r, stdout_w, stderr_w, status_w]
+        ours = {stdin, stdout, stderr, status}
+        try:
+            with os.fdopen(os.dup(job), "wb") as file:
+                file.write(order.to_bytes(self._group is not None))
+            socket.send_fds(zygote.control, [b"J"], theirs)
+            for descriptor in theirs:
+                os.close(descriptor)
+            theirs = []
+            watch = _Watch()
+            sinks = {stdout: watch.stdout, stderr: watch.stderr, status: watch.status}
+            _Pump(zygote, order, watch, sinks, stdin, ours).run()
+            return watch
+        finally:
+            for descriptor in (*theirs, *ours):
+                os.close(descriptor)
+
+    def _outcome(self, watch: _Watch, limits: Limits, killed: int) -> Outcome:
+        line, _, blobs = bytes(watch.status).partition(b"\n")
+        said: dict[str, Any] = json.loads(line) if line else {}
+        if "error" in said:
+            raise SlotBroken(str(said["error"]))
+        usage = Usage(said.get("cpu", 0.0), said.get("wall", 0.0), said.get("memory", 0))
+        common = {
+            "stdout": bytes(watch.stdout),
+            "stderr": bytes(watch.stderr),
+            "usage": usage,
+            "limits": limits,
+            "level": self.level,
+        }
+        if watch.stopped == "output_limit":
+            return Outcome("output_limit", detail=f"more than {limits.output:,} bytes", **common)
+        ended = said.get("ended")
+        number = os.WTERMSIG(ended) if ended is not None and os.WIFSIGNALED(ended) else None
+        failed = ended != 0
+        if failed and self._group is not None and self._group.killed() > killed:
+            return Outcome("oom", signal=number, detail=f"more than {limits.memory:,} bytes of memory", **common)
+        # The kernel counts in ticks, and SIGXCPU can be caught: the time counts, not the signal.
+        if usage.cpu >= limits.cpu or number == signal.SIGXCPU:
+            return Outcome("cpu", signal=number, detail=f"more than {limits.cpu:g} s of CPU time", **common)
+        if watch.stopped == "wall":
+            return Outcome("wall", detail=f"more than {limits.wall:g} s", **common)
+        if ended is None:
+            raise SlotBroken("the supervisor ended without a report")
+        if number is not None:
+            return Outcome("signaled", signal=number, detail=_signal_name(number), **common)
+        files, at = {}, 0
+        for name, size in said["files"]:
+            files[name] = blobs[at : at + size]
+            at += size
+        return Outcome("exited", exit_code=os.WEXITSTATUS(ended), files=files, **common)
+
+
+class _Pump:
+    """Moves bytes between a program and us, until all of its ends are closed."""
+
+    def __init__(
+        self, zygote: Zygote, order: Order, watch: _Watch, sinks: dict[int, bytearray], stdin: int, ours: set[int]
+    ) -> None:
+        self._zygote, self._watch, self._sinks = zygote, watch, sinks
+        self._stdin, self._ours = stdin, ours
+        self._left = memoryview(order.stdin)
+        self._limits = order.limits
+        self._poll = select.poll()
+
+    def run(self) -> None:
+        for descriptor in self._sinks:
+            self._poll.register(descriptor, select.POLLIN)
+        os.set_blocking(self._stdin, False)
+        self._feed()
+        if self._stdin in self._ours:
+            self._poll.register(self._stdin, select.POLLOUT)
+        deadline = time.monotonic() + self._limits.wall
+        reading = set(self._sinks)
+        while reading:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                if self._watch.stopped is not None:
+                    raise SlotBroken("a program could not be ended")
+                self._stop("wall")
+                deadline = time.monotonic() + _END_SECONDS
+                continue
+            for descriptor, event in self._poll.poll(left * 1000 + 1):
+                if descriptor == self._stdin:
+                    self._feed() if event & select.POLLOUT and not event & select.POLLERR else self._close_stdin()
+                elif not self._take(descriptor):
+                    self._poll.unregister(descriptor)
+                    reading.discard(descriptor)
+                elif self._watch.stopped == "output_limit":
+                    deadline = min(deadline, time.monotonic() + _END_SECONDS)
+
+    def _take(self, descriptor: int) -> bool:
+        """Read what is there; False at the end."""
+        data = os.read(descriptor, _PIPE)
+        sink = self._sinks[descriptor]
+        if sink is self._watch.status:
+            sink += data
+            return bool(data)
+        room = self._limits.output - len(self._watch.stdout) - len(self._watch.stderr)
+        sink += data[:room]
+        if len(data) > room and self._watch.stopped is None:
+            self._stop("output_limit")
+        return bool(data)
+
+    def _stop(self, why: Status) -> None:
+        self._watch.stopped = why
+        self._zygote.control.send(b"K")
+
+    def _feed(self) -> None:
+        try:
+            while self._left:
+                self._left = self._left[os.write(self._stdin, self._left[: 1 << 20]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            pass
+        self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        with suppress(KeyError):
+            self._poll.unregister(self._stdin)
+        self._ours.discard(self._stdin)
+        os.close(self._stdin)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,211 @@
+"""A program and the tests of it as one job: an idiom per language.
+
+Tests are put after the program, in its namespace, as every public set has them (MultiPL-E, MBPP): plain assertions, or
+a ``main`` (C, C++, Java, Go, Rust), or the language's own test functions (Go, Rust, Ruby). After them stands an ending
+of ours, which prints a nonce: no nonce, no pass, whatever the exit code. The nonce is in the source in two halves, so
+that a program which makes its own source be printed (PHP's ``?>``) does not print it; a program that goes to greater
+length is caught by the poisoned rerun (``poison.py``).
+
+``assert(condition)`` can be used in the tests of every language but Bash and SQL; where the language has none, the
+ending brings one. In Bash a test is a command that succeeds, in SQL an expression or a query that is true.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flywheel.errors import DataError
+from flywheel.sandbox.checks import Program, TestChecks, TestRun
+from flywheel.sandbox.languages import language
+from flywheel.sandbox.poison import defined, poisoned
+from flywheel.sandbox.syntax import parse_errors
+from flywheel.sandbox.testfile_compiled import Ending, Sources, c, cpp, go, java, rust
+
+
+@dataclass(frozen=True, slots=True)
+class Idiom:
+    """A language's way of testing: ``grading.TestIdiom`` for it.
+
+    Attributes:
+        name: of the language.
+        join: makes source files of a program, its tests and the ending.
+    """
+
+    name: str
+    join: Callable[[str, str, Ending], Sources]
+
+    def assemble(self, program: Program, checks: TestChecks, nonce: str) -> TestRun:
+        """Program and tests as one job whose last line is the nonce if every test passed.
+
+        Raises:
+            DataError: there are no tests.
+        """
+        return self._run(program, checks, checks.tests, Ending(nonce))
+
+    def poison(self, program: Program, checks: TestChecks, nonce: str) -> tuple[TestRun, int]:
+        """The same with altered expectations, and how many; with 0, with a failing assertion at the end."""
+        entry = checks.entry_point
+        under_test = {entry} if entry else defined(self.name, program.source)
+        tests, altered = poisoned(self.name, checks.tests, under_test, key=f"{nonce}\n{program.source}")
+        return self._run(program, checks, tests, Ending(nonce, fails=not altered)), altered
+
+    def _run(self, program: Program, checks: TestChecks, tests: str, ending: Ending) -> TestRun:
+        if not checks.tests.strip():
+            raise DataError(f"a {self.name} problem has no tests", hint="give each problem assertions or a test file")
+        source = f"{checks.setup}\n{program.source}" if checks.setup else program.source
+        sources = self.join(source, tests, ending)
+        files = {name: text.encode(errors="replace") for name, text in sources.files.items()}
+        return TestRun({**program.files, **files}, entry=sources.entry)
+
+
+def tests_at_fault(name: str, program: str, tests: str) -> str | None:
+    """Why tests cannot be right: they do not parse, neither alone nor after a program that does. None if they may be.
+
+    Args:
+        program: one that is known to be right.
+    """
+    join = IDIOMS[language(name).name].join
+
+    def broken(source: str) -> list[str]:
+        files = join(source, tests, Ending("0" * 16)).files
+        return [str(finding) for text in files.values() for finding in parse_errors(name, text)]
+
+    if parse_errors(name, program) or not broken(""):
+        return None
+    return next(iter(broken(program)), None)
+
+
+def _javascript(program: str, tests: str, ending: Ending) -> Sources:
+    module = re.search(r"^\s*import\s.*['\"]|^\s*export\s", program + "\n" + tests, re.MULTILINE) is not None
+    before = []
+    if module and "require(" in program + tests:
+        before = ["import { createRequire as _createRequire } from 'node:module';"]
+        before += ["const require = _createRequire(import.meta.url);"]
+    before += _assert_of_node(program + tests, "import assert from 'node:assert';" if module else None)
+    lines = [
+        *before,
+        program,
+        tests,
+        ending.fail("throw new Error('the end')"),
+        ending.show("process.stdout.write({})"),
+    ]
+    name = "main.mjs" if module else "main.js"
+    return Sources({name: "\n".join(lines) + "\n"}, name)
+
+
+def _typescript(program: str, tests: str, ending: Ending) -> Sources:
+    before = _assert_of_node(program + tests, "const assert: any = require('node:assert');")
+    # Behind a condition, or the compiler would complain of what comes after it.
+    fail = ending.fail("if (String(process.pid) !== '') throw new Error('the end');")
+    return _single("main.ts", *before, program, tests, fail, ending.show("process.stdout.write({})"))
+
+
+def _assert_of_node(code: str, statement: str | None) -> list[str]:
+    declared = re.search(r"\b(const|let|var|function|import)\s+(\*\s*as\s+)?assert\b", code)
+    used = re.search(r"\bassert\b\s*[.(]", code)
+    return [statement or "const assert = require('node:assert');"] if used and not declared else []
+
+
+def _php(program: str, tests: str, ending: Ending) -> Sources:
+    opened = program if re.match(r"\s*<\?(php|=)?", program) else f"<?php\n{program}"
+    closed = re.sub(r"\?>\s*\Z", "", opened)  # an honest habit: without it, tests would be text
+    plain = re.sub(r"\A\s*<\?(php)?|\?>\s*\Z", "", tests)
+    fail = ending.fail("assert(false);")
+    return _single("main.php", closed, plain, fail, ending.show("echo {};"))
+
+
+def _bash(program: str, tests: str, ending: Ending) -> Sources:
+    lines = [line.strip() for line in tests.splitlines() if line.strip()]
+    if all(line.startswith(("[", "test ")) for line in lines):
+        # `set -e` does not see what fails before `&&`.
+        tests = "\n".join(f"{{ {line}\n}} || {{ echo 'a test failed' >&2; exit 1; }}" for line in lines)
+    halves = " ".join(f'"{half}"' for half in ending.halves)
+    show = f"printf '\\n%s%s\\n' {halves}"
+    return _single("main.sh", program, "set -e", tests, ending.fail("[[ a = b ]]"), show)
+
+
+def _ruby(program: str, tests: str, ending: Ending) -> Sources:
+    frames = re.search(r"Test::Unit|Minitest", tests)
+    helper = "" if frames or "def assert" in program + tests else _RUBY_ASSERT
+    run = _RUBY_RUN if frames else ""
+    # exit!: test frameworks would start once more at exit, and the nonce must be the last line.
+    last = "$stdout.flush\nexit!(0)"
+    fail = ending.fail("raise 'the end'")
+    return _single("main.rb", program, helper, tests, run, fail, ending.show("print({})"), last)
+
+
+_RUBY_ASSERT = """
+def assert(condition, message = "assertion failed")
+  raise message unless condition
+end"""
+_RUBY_RUN = """
+if defined?(Test::Unit::AutoRunner)
+  Test::Unit::AutoRunner.need_auto_run = false
+  exit!(1) unless Test::Unit::AutoRunner.run
+else
+  exit!(1) unless Minitest.run([])
+end"""
+
+
+def _perl(program: str, tests: str, ending: Ending) -> Sources:
+    used = re.search(r"\bassert\s*\(", tests) and not re.search(r"sub\s+assert\b|Assert", program + tests)
+    helper = 'sub assert { die "assertion failed\\n" unless $_[0]; }' if used else ""
+    fail = ending.fail('die "the end";')
+    return _single("main.pl", program, helper, tests, fail, "$| = 1;", ending.show("print({});"))
+
+
+def _lua(program: str, tests: str, ending: Ending) -> Sources:
+    # LuaUnit's habit is to leave with its count of failures, before our end.
+    kept = re.sub(r"os\.exit\(\s*([\w.]+\.run\([^()]*\))\s*\)", r"if \1 ~= 0 then os.exit(1) end", tests)
+    return _single("main.lua", program, kept, ending.fail("assert(false)"), ending.show("io.write({})"))
+
+
+def _sql(program: str, tests: str, ending: Ending) -> Sources:
+    table = f"t{ending.nonce}"
+    lines = [f"CREATE TEMP TABLE {table}(ok CHECK(ok = 1));"]
+    for test in [*_statements(tests), *(["1 = 2"] if ending.fails else [])]:
+        lines.append(f"INSERT INTO {table} VALUES (({test}\n) IS TRUE);")
+    first, second = ending.halves
+    show = [".output stdout", ".headers off", ".mode list", f"SELECT '{first}' || '{second}';"]
+    return _single("main.sql", program, *lines, *show)
+
+
+def _statements(tests: str) -> list[str]:
+    """Tests as SQL expressions: what ends with a semicolon, or else each line."""
+    if ";" not in tests:
+        return [line.strip() for line in tests.splitlines() if line.strip()]
+    found, part = [], ""
+    for piece in re.split(r"(?<=;)", tests):
+        part += piece
+        if sqlite3.complete_statement(part):
+            found.append(part.strip().rstrip(";"))
+            part = ""
+    return [test for test in [*found, part.strip()] if test.strip()]
+
+
+def _single(name: str, *parts: str) -> Sources:
+    return Sources({name: "\n".join(part for part in parts if part) + "\n"}, name)
+
+
+IDIOMS: dict[str, Idiom] = {
+    name: Idiom(name, join)
+    for name, join in {
+        "javascript": _javascript,
+        "typescript": _typescript,
+        "php": _php,
+        "bash": _bash,
+        "java": java,
+        "cpp": cpp,
+        "c": c,
+        "go": go,
+        "rust": rust,
+        "ruby": _ruby,
+        "perl": _perl,
+        "lua": _lua,
+        "sql": _sql,
+    }.items()
+}
+"""Python's is in ``grading.py``'s hands: there the nonce has a file descriptor of its own."""

@@ -1,0 +1,84 @@
+"""Python programs with one operator or constant altered: bugs to be found, and wrong programs to be rejected."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator
+
+_OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.Pow: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.BitXor: ast.BitOr,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+    ast.USub: ast.UAdd,
+}
+
+
+def mutants(source: str) -> Iterator[str]:
+    """The program with one place altered, for each place where that can be done, in the order of the text.
+
+    Annotations and docstrings are left alone. Some mutants behave as the original does.
+
+    Raises:
+        SyntaxError: the program does not parse.
+    """
+    tree = ast.parse(source)
+    for place in range(sum(1 for _ in _places(tree))):
+        mutant = copy.deepcopy(tree)
+        node, name, position = list(_places(mutant))[place]
+        _alter(node, name, position)
+        yield ast.unparse(mutant) + "\n"
+
+
+def _places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
+    """Nodes with an operator or a constant to alter: the node, its field, and the position in it."""
+    skipped = _quiet(tree)
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign | ast.UnaryOp) and type(node.op) in _OPERATORS:
+            yield node, "op", None
+        elif isinstance(node, ast.Compare):
+            yield from ((node, "ops", i) for i, op in enumerate(node.ops) if type(op) in _OPERATORS)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+            yield node, "value", None
+
+
+def _alter(node: ast.AST, name: str, position: int | None) -> None:
+    value = getattr(node, name)
+    if position is not None:
+        value[position] = _OPERATORS[type(value[position])]()
+    elif name == "op":
+        setattr(node, name, _OPERATORS[type(value)]())
+    else:
+        setattr(node, name, (not value) if isinstance(value, bool) else value + 1)
+
+
+def _quiet(tree: ast.AST) -> set[int]:
+    """Nodes within annotations, which say nothing when the program runs."""
+    roots: list[ast.AST | None] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            roots.append(node.returns)
+        elif isinstance(node, ast.arg | ast.AnnAssign):
+            roots.append(node.annotation)
+    return {id(node) for root in roots if root is not None for node in ast.walk(root)}

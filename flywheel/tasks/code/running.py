@@ -1,0 +1,89 @@
+"""The sandbox, as the code task uses it: opened when first needed, closed with the task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal, cast
+
+from flywheel.sandbox.grading import Grade, Policy, grade, grade_many
+from flywheel.sandbox.job import MIB, Executor, Job, Limits, Outcome
+from flywheel.tasks.code.options import Options
+from flywheel.tasks.code.spec import Spec
+
+Ask = tuple[str, Spec]
+"""A program's source and its tests."""
+
+
+class Runner:
+    """Grades programs in the sandbox that a recipe names.
+
+    Args:
+        options: of the task.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._executor: Executor | None = None
+
+    @property
+    def executor(self) -> Executor:
+        """The sandbox; started at the first use, in the process that uses it.
+
+        Raises:
+            UserError: programs cannot be run here; says what mends it.
+        """
+        if self._executor is None:
+            from flywheel.sandbox.open import open_executor
+
+            self._executor = open_executor(self._options.sandbox.executor, **self._options.sandbox.extra)
+        return self._executor
+
+    async def grade(self, source: str, spec: Spec, *, poison: bool | None = None) -> Grade:
+        """Grade one program; concurrent calls share the sandbox."""
+        return await grade(self.executor, spec.program(source), spec.checks(source), self._policy(spec, None, poison))
+
+    def grade_all(self, asks: Sequence[Ask], timeout: float | None = None) -> list[Grade]:
+        """A grade per program; equal programs of equal tests are run once.
+
+        Args:
+            asks: programs with their tests.
+            timeout: seconds per run, if that is less than the recipe's limit.
+        """
+        keys = [(source, json.dumps(spec.to_data(), sort_keys=True)) for source, spec in asks]
+        unique = dict(zip(keys, asks, strict=True))
+        grades: dict[tuple[str, str], Grade] = {}
+        for sequences in ("strict", "loose"):
+            chosen = {key: ask for key, ask in unique.items() if ask[1].sequences == sequences}
+            if chosen:
+                asked = [(spec.program(source), spec.checks(source)) for source, spec in chosen.values()]
+                policy = self._policy(next(iter(chosen.values()))[1], timeout)
+                grades |= zip(chosen, grade_many(self.executor, asked, policy), strict=True)
+        return [grades[key] for key in keys]
+
+    async def run(self, job: Job) -> Outcome:
+        """Run one program once, without judging it."""
+        return (await self.executor.run(job))[0]
+
+    def limits(self, timeout: float | None = None) -> Limits:
+        """Of one run."""
+        sandbox = self._options.sandbox
+        seconds = sandbox.seconds if timeout is None else min(sandbox.seconds, timeout)
+        return Limits(cpu=seconds, wall=seconds * 1.5, memory=sandbox.memory_mb * MIB)
+
+    def close(self) -> None:
+        """End the sandbox."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
+    def _policy(self, spec: Spec, timeout: float | None, poison: bool | None = None) -> Policy:
+        options = self._options
+        return Policy(
+            text=options.compare,
+            tolerance=options.tolerance,
+            sequences=cast(Literal["strict", "loose"], spec.sequences),
+            flaky=options.flaky,
+            poison=options.poisoned if poison is None else poison,
+            limits=self.limits(timeout),
+        )

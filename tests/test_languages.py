@@ -1,0 +1,217 @@
+"""Every language's row: programs of it parse, compile, run and are tested here, and what is missing is said."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from forgeries import SUITES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flywheel.errors import UserError
+from flywheel.sandbox import languages
+from flywheel.sandbox.job import Job
+from flywheel.sandbox.languages import LANGUAGES, commands, entry_of, installed, language, missing
+from flywheel.sandbox.local import LocalExecutor
+from flywheel.sandbox.poison import alterations, defined, poisoned
+from flywheel.sandbox.syntax import edited, lint, parse_errors
+
+ECHO = {
+    "python": "print(input()[::-1])",
+    "javascript": "console.log([...require('fs').readFileSync(0, 'utf8').trim()].reverse().join(''))",
+    "typescript": "const s: string = require('fs').readFileSync(0, 'utf8').trim();\n"
+    "console.log([...s].reverse().join(''))",
+    "php": '<?php echo strrev(trim(fgets(STDIN))), "\\n";',
+    "bash": 'read -r s; for ((i = ${#s} - 1; i >= 0; i--)); do printf %s "${s:i:1}"; done; echo',
+    "java": "import java.util.*;\npublic class Turn {\n  public static void main(String[] args) {\n"
+    "    System.out.println(new StringBuilder(new Scanner(System.in).nextLine()).reverse());\n  }\n}",
+    "cpp": "#include <algorithm>\n#include <iostream>\n#include <string>\nint main() { std::string s; std::cin >> s;\n"
+    "std::reverse(s.begin(), s.end()); std::cout << s << '\\n'; }",
+    "c": '#include <stdio.h>\n#include <string.h>\nint main(void) { char s[99]; scanf("%98s", s);\n'
+    "for (int i = strlen(s); i-- > 0;) putchar(s[i]); putchar('\\n'); return 0; }",
+    "go": 'package main\n\nimport "fmt"\n\nfunc main() {\n\tvar s string\n\tfmt.Scan(&s)\n'
+    "\tfor i := len(s) - 1; i >= 0; i-- {\n\t\tfmt.Print(string(s[i]))\n\t}\n\tfmt.Println()\n}\n",
+    "rust": "use std::io;\nfn main() { let mut s = String::new(); io::stdin().read_line(&mut s).unwrap();\n"
+    'println!("{}", s.trim().chars().rev().collect::<String>()); }',
+    "ruby": "puts gets.strip.reverse",
+    "perl": "my $s = <STDIN>; chomp $s; print scalar reverse($s), qq(\\n);",
+    "lua": "print(io.read():reverse())",
+    "sql": "SELECT 'cba';",
+}
+"""Programs that turn a line around."""
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalExecutor]:
+    with LocalExecutor(slots=2) as executor:
+        yield executor
+
+
+def test_every_language_is_installed_for_the_tests() -> None:
+    assert len(LANGUAGES) == 14
+    assert missing() == []
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_a_program_reads_and_writes(local: LocalExecutor, name: str) -> None:
+    source = ECHO[name]
+    assert parse_errors(name, source) == []
+    entry = entry_of(name, source)
+    outcome = local.run_all([Job(name, {entry: source.encode()}, entry, stdin=(b"abc\n",))])[0][0]
+    assert (outcome.status, outcome.exit_code, outcome.stdout) == ("exited", 0, b"cba\n"), outcome.stderr
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_a_program_that_is_cut_off_does_not_parse_and_does_not_run(local: LocalExecutor, name: str) -> None:
+    source = {"sql": "SELECT (1 +", "bash": "if true; then echo 1", "perl": "sub f { (1 + "}.get(
+        name, ECHO[name][:-3] + "("
+    )
+    assert parse_errors(name, source)
+    outcome = local.run_all([Job(name, {entry_of(name, source): source.encode()}, entry_of(name, source))])[0][0]
+    assert not outcome.ok
+    assert outcome.stderr
+    assert (outcome.status == "compile_error") == (language(name).compile is not None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(LANGUAGES)), st.text() | st.binary().map(lambda b: b.decode(errors="surrogateescape")))
+def test_anything_can_be_parsed_and_altered(name: str, source: str) -> None:
+    assert len(parse_errors(name, source)) <= 20
+    alterations(name, source)
+    defined(name, source)
+
+
+def test_deep_programs_are_parsed_and_linted() -> None:
+    for source in ("(" * 100_000, "[" * 50_000 + "]" * 50_000, "-" * 100_000 + "1"):
+        parse_errors("python", source)
+        assert isinstance(lint("python", source), list)
+
+
+def test_where_a_parser_stops_is_said() -> None:
+    found = parse_errors("python", "def f(x):\n    return (x\n")
+    assert found and found[0].line in (1, 2)
+    assert "line" in str(found[0])
+    assert parse_errors("php", "echo 1;\n$x = ;")[0].line == 2
+
+
+def test_python_is_linted_for_mistakes_not_for_taste() -> None:
+    remarks = lint("python", "import os\n\n\ndef f(x=[]):\n  return y\n")
+    assert {remark.code for remark in remarks} == {"F401", "B006", "F821"}
+    assert [remark.line for remark in remarks if remark.code == "F821"] == [5]
+    assert lint("python", "def f( x ):\n  l=1;return x+l\n") == [] or all(
+        r.code.startswith("E7") for r in lint("python", "def f( x ):\n  l=1;return x+l\n")
+    )
+    assert lint("python", "def f(:\n")
+    assert lint("ruby", "def f(") == []
+
+
+def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(languages, "SANDBOX_PATH", "/nowhere")
+    assert not installed("typescript")
+    said = "\n".join(missing(["typescript", "js"]))
+    assert "tsc" in said and "apt-get install node-typescript nodejs" in said and "/nowhere" in said
+    assert installed("python")
+
+
+def test_an_unknown_language_is_refused_with_a_likely_name() -> None:
+    with pytest.raises(UserError) as caught:
+        language("pyton")
+    assert "python" in str(caught.value.hint)
+    assert language(" C++ ").name == "cpp"
+    assert language("JS").name == "javascript"
+
+
+def test_aliases_and_names_are_all_different() -> None:
+    names = [name for row in LANGUAGES.values() for name in (row.name, *row.aliases)]
+    assert len(names) == len(set(names))
+
+
+def test_commands_are_filled_in_from_the_job() -> None:
+    job = Job("java", {"A.java": b"", "B.java": b"", "c.txt": b""}, entry="B.java", argv=("x",))
+    compiler, run = commands(job)
+    assert compiler is not None and compiler[-2:] == ("B.java", "A.java")
+    assert run[-2:] == ("B", "x")
+    for name, row in LANGUAGES.items():
+        assert not any("{" in word for command in commands(Job(name, {row.file: b""})) if command for word in command)
+
+
+def test_java_files_are_named_after_their_class() -> None:
+    assert entry_of("java", "class A {}\npublic class Foo {}") == "Foo.java"
+    assert entry_of("java", "class A {}\nclass B { public static void main(String[] a) {} }") == "B.java"
+    assert entry_of("java", "int x;") == "Main.java"
+    assert entry_of("python", "class X: pass") == "main.py"
+
+
+ASSERTIONS = {
+    "python": [
+        "assert add(2, 3) == 5",
+        "assert 'x' == name('x')",
+        "assert f(2) is None",
+        "self.assertEqual(f(1), [1])",
+    ],
+    "javascript": [
+        "assert.deepEqual(add(2, 3), 5);",
+        "expect(f([1])).toEqual([1]);",
+        "if (f(2) !== 3) throw new Error();",
+    ],
+    "php": ["assert(add(2, 3) === 5);", "if (candidate(2) !== 'x') { throw new Exception('no'); }"],
+    "bash": ['[[ $(add 2 3) = "5" ]]', '[ "$(f 2)" -eq 5 ]'],
+    "java": ['class A { void t() { assert f(2).equals("x"); assert add(1l, 2l) == (3l); } }'],
+    "cpp": ["void t() { assert(f(std::vector<long>({1})) == std::vector<long>({2})); ASSERT_EQ(f(1), 2); }"],
+    "c": ['void t() { assert(strcmp(f("a"), "b") == 0); }'],
+    "go": ["package p\nfunc t() { if add(2, 3) != 5 { panic(1) }; x := T{actual: f(1), expected: 2} }"],
+    "rust": ["fn t() { assert_eq!(add(2, 3), 5); assert!(f(vec![1]) == vec![2]); }"],
+    "ruby": ["assert_equal(5, f(2))", "assert f([1]) == {a: 1}", "raise 'x' unless f(2) == 5"],
+    "perl": ["is(add(2, 3), 5);", "die unless f(1) eq 'b';", "exit 1 if f(1) != 2;"],
+    "lua": ["assert(add(2, 3) == 5)", "lu.assertEquals(f(1), 'x')"],
+    "sql": ["SELECT (SELECT count(*) FROM t) = 3;"],
+}
+
+
+@pytest.mark.parametrize("name", ASSERTIONS)
+def test_what_is_expected_is_altered_and_what_is_given_is_not(name: str) -> None:
+    for tests in ASSERTIONS[name]:
+        found = alterations(name, tests, {"add", "f", "name"})
+        assert found, tests
+        for edit in found:
+            before = tests.encode()[: edit.start].decode()
+            assert "(" not in before or not before.rstrip().endswith(("add(", "f(", "name("))
+        changed = edited(tests, found)
+        assert changed != tests
+        assert len(parse_errors(name, changed)) <= len(parse_errors(name, tests))
+        for call in ("add(2, 3)", "f(2)", "f(1)", "f([1])", "(add 2 3)", "(f 2)", "name('x')"):
+            assert tests.count(call) == changed.count(call)
+
+
+def test_what_cannot_be_altered_is_negated_or_left() -> None:
+    tests, count = poisoned("javascript", "assert(isPrime(7));", {"isPrime"}, "k")
+    assert (tests, count) == ("assert(!(isPrime(7)));", 1)
+    assert poisoned("cpp", "void t() {}", {"f"}, "k")[1] == 0
+    # An inequality would hold of an altered value as well.
+    assert alterations("python", "assert f(2) != 5", {"f"})[0].text == b"not (f(2) != 5)"
+
+
+def test_from_a_random_assertion_on_all_are_altered() -> None:
+    tests = "\n".join(f"assert f({i}) == {i}" for i in range(10))
+    seen = {poisoned("python", tests, {"f"}, str(key)) for key in range(50)}
+    assert {count for _, count in seen} == set(range(2, 11))
+    for altered, count in seen:
+        lines = altered.splitlines()
+        assert lines[: 10 - count] == tests.splitlines()[: 10 - count]
+        assert all(a != b for a, b in zip(lines[10 - count :], tests.splitlines()[10 - count :], strict=True))
+
+
+def test_there_is_a_suite_of_forgeries_for_every_other_language() -> None:
+    assert set(SUITES) == set(LANGUAGES) - {"python"}
+    assert sum(len(suite.forged) for suite in SUITES.values()) >= 80
+
+
+def test_the_packages_script_knows_every_program() -> None:
+    script = (Path(__file__).parents[1] / "scripts" / "system-packages.sh").read_text()
+    for row in LANGUAGES.values():
+        for program, package in row.programs.items():
+            assert package in script, f"{program} of {row.name}"
+    assert shutil.which("podman")
