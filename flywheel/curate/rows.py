@@ -310,7 +310,7 @@ def open_parquet(file: Path) -> pq.ParquetFile:
         DataError: it is missing, or not Parquet.
     """
     try:
-        return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
+        return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file} cannot be read as Parquet: {error}") from error
 
