@@ -74,10 +74,11 @@ def work(payload: dict[str, Any], report: Report) -> tuple[dict[str, Any], list[
         folders = (Path(payload["samples"]), Path(payload["verdicts"]))
         found = tally(Path(payload["problems"]), *folders)
         graded = out / ".graded.parquet"
-        write_graded(graded, found, *folders)
+        filters = make_filters(payload["filters"], Path(payload["base"]), heldout=True)
+        asked = {column for _, filter in filters for column in filter.columns}
+        write_graded(graded, found, *folders, with_data=any(column.startswith("problem.") for column in asked))
         rows = Rows(ParquetSource([graded]))
         entered = rows.alive.copy()
-        filters = make_filters(payload["filters"], Path(payload["base"]), heldout=True)
         with ParquetSink(out / "dropped.parquet", DROPPED) as dropped:
             funnel = run_chain(filters, rows, dropped, Judging.aids(payload, report))
         with ParquetSink(out / "sft.parquet", SFT) as sft:
