@@ -114,20 +114,19 @@ class Dedup:
     ) -> tuple[Floats | None, NDArray[np.bool_], Counter[str]]:
         """The vectors of a column."""
         assert self._embedding is not None
-        vectors: Floats | None = None
-        usable, why, waiting = np.zeros(count, bool), Counter[str](), 0
-        for batch in rows.scan(self._embedding):
-            column = batch.column(self._embedding)
-            if vectors is None:
-                if (dimensions := dimensions_of(column)) is None:
-                    waiting += len(batch)
-                    continue
-                vectors = allocate(count, dimensions)
-            at = place[batch.ordinals]
-            vectors[at], usable[at], odd = unit_vectors(column, vectors.shape[1], int(batch.ordinals[0]))
+        column = self._embedding
+        found = (dimensions_of(batch.column(column)) for batch in rows.scan(column))
+        dimensions = next((found_one for found_one in found if found_one is not None), None)
+        if dimensions is None:
+            return None, np.zeros(count, bool), Counter(missing=count)
+        vectors, usable, why = allocate(count, dimensions), np.zeros(count, bool), Counter[str]()
+
+        def check(batch: Batch) -> tuple[Floats, NDArray[np.bool_], Counter[str]]:
+            return unit_vectors(batch.column(column), dimensions, int(batch.ordinals[0]))
+
+        for batch, (units, good, odd) in rows.map(check, column):
+            vectors[place[batch.ordinals]], usable[place[batch.ordinals]] = units, good
             why += odd
-        if waiting:
-            why["missing"] += waiting
         return vectors, usable, why
 
     def _embed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -152,6 +153,15 @@ class _Decisions:
         }
 
 
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same, with the next one read while one is written."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
+
+
 def _write(source: _Source, rows: Rows, decisions: _Decisions, out: Path, removed: Path) -> None:
     own = source.schema
     kind = pa.int64() if source.id is None else own.field(source.id).type
@@ -164,7 +174,7 @@ def _write(source: _Source, rows: Rows, decisions: _Decisions, out: Path, remove
     schema = pa.schema([*fields, *(pa.field(name, array.type) for name, array in empty.items())])
     with ParquetSink(out, own) as kept, ParquetSink(removed, schema) as dropped:
         first = 0
-        for batch in source.all.batches(own.names):
+        for batch in _ahead(source.all.batches(own.names)):
             alive = rows.alive[first : first + len(batch)]
             gone = np.flatnonzero(~alive)
             kept.write(pa.table(batch.filter(pa.array(alive))))

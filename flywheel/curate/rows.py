@@ -304,7 +304,7 @@ def as_numbers(array: pa.Array) -> NDArray[np.float64]:
 
 
 def open_parquet(file: Path) -> pq.ParquetFile:
-    """A Parquet file, its pages read as they are needed.
+    """A Parquet file, its pages read as they are needed; not mapped, since what was mapped counts as memory in use.
 
     Raises:
         DataError: it is missing, or not Parquet.
