@@ -108,19 +108,21 @@ class ParquetSink:
             self._temporary, schema, compression="zstd", use_dictionary=_worth_a_dictionary(schema)
         )
         self._waiting: list[pa.Table] = []
+        self._wait = 0
         self.rows = 0
 
     def write(self, table: pa.Table) -> None:
         """Add rows. Small tables are gathered: a row group for each would make a file that is slow to read."""
         self._waiting.append(table.select(self._schema.names).cast(self._schema))
         self.rows += len(table)
-        if sum(len(waiting) for waiting in self._waiting) >= _ROW_GROUP:
+        self._wait += len(table)
+        if self._wait >= _ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
             self._writer.write_table(pa.concat_tables(self._waiting))
-            self._waiting = []
+            self._waiting, self._wait = [], 0
 
     def __enter__(self) -> ParquetSink:
         return self
