@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from flywheel.errors import DataError, UserError
+from flywheel.tracking.screen import Bar, Screen
 
 IN_HELP = "Rows to deduplicate: a Parquet file, or a folder of parts."
 OUT_HELP = "The kept rows: all their columns, in their order."
@@ -19,7 +20,6 @@ ID_HELP = "Ids; without it `id`, `sample_id` or `row_id` if there is one, else r
 NEAR_EXACT_HELP = (
     "First remove texts with this Jaccard similarity of word 5-grams, such as 0.8: cheaper than embedding."
 )
-QUIET_SECONDS = 15.0
 
 
 def command(
@@ -68,7 +68,15 @@ def command(
     except ValueError as error:
         raise UserError(str(error), hint="see: flywheel dedup --help") from error
     columns = Columns(kind, content, score_column, id_column)
-    counts = dedup_file(file, out, removed, columns, filters, Aids(progress=_Progress()))
+    with Screen(speaks=not as_json) as screen:
+        bars: dict[str, Bar] = {}
+
+        def progress(name: str, done: int, total: int) -> None:
+            if name not in bars:
+                bars[name] = screen.bar(name, "rows")
+            bars[name].update(done, total)
+
+        counts = dedup_file(file, out, removed, columns, filters, Aids(progress=progress))
     facts = {
         **counts,
         "threshold": threshold,
@@ -104,20 +112,6 @@ def _content(named: dict[str, str | None]) -> tuple[str, str]:
             hint="for example: flywheel dedup IN.parquet OUT.parquet --messages-column messages",
         )
     return given[0]
-
-
-class _Progress:
-    """How far a filter is, on stderr, every few seconds."""
-
-    def __init__(self) -> None:
-        self._spoken = time.monotonic()
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._spoken > QUIET_SECONDS:
-            self._spoken = now
-            self._console.print(f"{name}: {done:,} of {total:,} rows", markup=False)
 
 
 def _show(facts: dict[str, Any]) -> None:

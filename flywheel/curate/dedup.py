@@ -120,6 +120,7 @@ class Dedup:
         if dimensions is None:
             return None, np.zeros(count, bool), Counter(missing=count)
         vectors, usable, why = allocate(count, dimensions), np.zeros(count, bool), Counter[str]()
+        done = 0
 
         def check(batch: Batch) -> tuple[Floats, NDArray[np.bool_], Counter[str]]:
             return unit_vectors(batch.column(column), dimensions, int(batch.ordinals[0]))
@@ -127,6 +128,8 @@ class Dedup:
         for batch, (units, good, odd) in rows.map(check, column):
             vectors[place[batch.ordinals]], usable[place[batch.ordinals]] = units, good
             why += odd
+            done += len(batch)
+            aids.progress("read vectors", done, count)
         return vectors, usable, why
 
     def _embed(
@@ -149,7 +152,7 @@ class Dedup:
                 vectors[at[new]] = encoder.encode([texts[i] for i in new])
             vectors[at] = vectors[[first[key] for key in keys]]
             done += len(batch)
-            aids.progress("dedup", done, count)
+            aids.progress("embed", done, count)
         finite = np.isfinite(vectors[:, 0])
         if not finite.all():
             raise DataError(f"the encoder gave {np.count_nonzero(~finite)} vectors that are not numbers")
