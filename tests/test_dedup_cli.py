@@ -92,6 +92,13 @@ def test_rows_without_ids_are_numbered(tmp_path: Path, capsys: pytest.CaptureFix
     assert removed["removed_by"].to_pylist() == list(range(1, 60, 3))
 
 
+def test_ids_that_nobody_named_must_tell_rows_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(table(id=["same"] * 60), tmp_path / "in.parquet")
+    assert dedup(tmp_path / "in.parquet", capsys)["ids"] == "row numbers"
+    pq.write_table(table(), tmp_path / "in.parquet")
+    assert dedup(tmp_path / "in.parquet", capsys)["ids"] == "id"
+
+
 def test_ids_keep_their_type_and_own_columns_their_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pq.write_table(table(id=list(range(100, 160)), cosine=["mine"] * 60), tmp_path / "in.parquet")
     dedup(tmp_path / "in.parquet", capsys)
@@ -211,7 +218,7 @@ def test_what_is_wrong_is_said(options: dict[str, Any], said: str, source: Path)
 def test_files_that_contradict_themselves_are_refused(columns: dict[str, Any], said: str, tmp_path: Path) -> None:
     pq.write_table(table(**columns), tmp_path / "in.parquet")
     with pytest.raises(UserError, match=said):
-        dedup(tmp_path / "in.parquet")
+        dedup(tmp_path / "in.parquet", id_column="id")
 
 
 def test_a_file_that_is_missing_or_no_parquet_is_one_message(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from flywheel.tracking.screen import Bar, Screen
 IN_HELP = "Rows to deduplicate: a Parquet file, or a folder of parts."
 OUT_HELP = "The kept rows: all their columns, in their order."
 SCORE_HELP = "Of near-duplicates the row with the highest score stays, of equal ones the lowest id."
-ID_HELP = "Ids; without it `id`, `sample_id` or `row_id` if there is one, else rows are numbered from 0."
+ID_HELP = "Ids; without it `id`, `sample_id` or `row_id` if it tells rows apart, else rows are numbered from 0."
 NEAR_EXACT_HELP = (
     "First remove texts with this Jaccard similarity of word 5-grams, such as 0.8: cheaper than embedding."
 )
@@ -125,4 +125,4 @@ def _show(facts: dict[str, Any]) -> None:
         console.print(f"{count:>22,}  {reason}", markup=False)
     for why, count in facts["not_compared"].items():
         console.print(f"{count:>22,}  kept without comparison: the vector is {why}", markup=False)
-    console.print(f"{facts['rows']:,} rows in {facts['seconds']:.1f} s", markup=False)
+    console.print(f"{facts['rows']:,} rows in {facts['seconds']:.1f} s, named by {facts['ids']}", markup=False)
