@@ -34,6 +34,7 @@ MEMORY = 4.0
 
 CHAIN: dict[str, tuple[dict[str, Any], float]] = {
     "exact_duplicates": ({}, PLAIN),
+    "near_exact": ({}, NGRAM),
     "cap_per_problem": ({"keep": 4, "prefer": "best"}, PLAIN),
     "pass_rate": ({"min": 0.1, "max": 0.9}, PLAIN),
     "finished": ({}, PLAIN),
