@@ -82,6 +82,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def _worth_a_dictionary(schema: pa.Schema) -> list[str]:
+    """Paths of all columns but floats: vectors have no values in common, and looking for some doubles the time."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    found = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    columns = [found.column(i) for i in range(len(found))]
+    floats = ("FLOAT", "DOUBLE", "FIXED_LEN_BYTE_ARRAY", "BOOLEAN")
+    return [column.path for column in columns if column.physical_type not in floats]
+
+
 class ParquetSink:
     """One Parquet part (zstd), written a table at a time; it appears under its name when it is whole, or not at all.
 
@@ -94,21 +104,25 @@ class ParquetSink:
         self._path = path
         self._schema = schema
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd")
+        self._writer = pq.ParquetWriter(
+            self._temporary, schema, compression="zstd", use_dictionary=_worth_a_dictionary(schema)
+        )
         self._waiting: list[pa.Table] = []
+        self._wait = 0
         self.rows = 0
 
     def write(self, table: pa.Table) -> None:
         """Add rows. Small tables are gathered: a row group for each would make a file that is slow to read."""
         self._waiting.append(table.select(self._schema.names).cast(self._schema))
         self.rows += len(table)
-        if sum(len(waiting) for waiting in self._waiting) >= _ROW_GROUP:
+        self._wait += len(table)
+        if self._wait >= _ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
             self._writer.write_table(pa.concat_tables(self._waiting))
-            self._waiting = []
+            self._waiting, self._wait = [], 0
 
     def __enter__(self) -> ParquetSink:
         return self

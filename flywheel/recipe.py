@@ -260,7 +260,7 @@ class Recipe(Section):
     verify: Verify = Field(default_factory=Verify, description="Scoring.")
     curate: list[dict[str, dict[str, Any]]] = Field(
         default=[{"exact_duplicates": {}}, {"cap_per_problem": {"keep": 4}}],
-        description="Filters over verified samples, in order; each is `{name: {options}}`.",
+        description="Filters over verified samples, in order; each is `{name: {options}}` or `{./file.py:Class: {…}}`.",
     )
     replay: Replay = Field(default_factory=Replay, description="Older rows in the SFT mix.")
     pairs: Pairs = Field(default_factory=Pairs, description="Preference pairs.")

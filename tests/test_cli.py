@@ -24,7 +24,7 @@ from flywheel.stages.history import find, graded_rows, trace
 from flywheel.stages.schemas import PROBLEMS
 from flywheel.types import Problem
 
-COMMANDS = ("run", "check", "status", "show", "eval", "grade", "new")
+COMMANDS = ("run", "check", "status", "show", "eval", "grade", "curate", "dedup", "new")
 METRICS = ("accuracy", "greedy_accuracy", "pass@8", "unique_correct", "mean_tokens")
 
 

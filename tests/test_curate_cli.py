@@ -145,6 +145,7 @@ def test_a_run_s_own_policy_can_judge_and_its_rubbish_is_a_recorded_decision(tmp
         "curate": [
             {"quality": {"reward_quantile": None, "judge": {"engine": scripted}}},
             {"self_filter": {"rubric": "short.md", "undecided": "keep", "votes": 2}},
+            {"quality": {"reward_quantile": 0.0, "per": "problem.target"}},
             {"./own.py:Odd": {}},
         ],
     }
@@ -158,7 +159,7 @@ def test_a_run_s_own_policy_can_judge_and_its_rubbish_is_a_recorded_decision(tmp
     assert "self_filter" in done.stdout
     folder = tmp_path / "run" / "rounds" / "001" / "curated"
     funnel = {step["filter"]: step for step in read_json(folder / "funnel.json")}
-    assert list(funnel) == ["verified", "decontaminate", "quality", "self_filter", "./own.py:Odd"]
+    assert list(funnel) == ["verified", "decontaminate", "quality", "self_filter", "quality (2)", "./own.py:Odd"]
     assert funnel["decontaminate"]["report"]["sets"]["heldout"] > 0
     assert funnel["quality"]["report"]["judged"] == funnel["quality"]["kept"] > 0
     assert funnel["self_filter"]["report"]["undecided"] == funnel["self_filter"]["rows_in"]

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel.curate import Aids, make_filters, run_filters
+from flywheel.curate.decontaminate import Decontaminate
 from flywheel.curate.ngrams import words
 from flywheel.errors import DataError, RecipeError
 
@@ -132,6 +133,24 @@ def test_the_run_s_own_heldout_problems_are_the_default(tmp_path: Path) -> None:
         kept, _, funnel = run_filters(filters, [row(0, STORY), row(1, "other")], Aids(heldout=file))
         assert len(kept) == left
         assert funnel[0]["report"]["sets"] == ({} if options else {"heldout": 1})
+
+
+def test_a_paraphrase_is_caught_by_its_embedding(tmp_path: Path) -> None:
+    asked = "A farmer has 12 cows and buys 7 more. How many cows does the farmer have now?"
+    again = "If 7 cows are bought by a farmer who already owns 12, what is the total number of cows he has?"
+    other = "Translate the first paragraph of this letter into French, please."
+    assert found([again, other], [asked], tmp_path) == {}
+    (hit,) = found([again, other], [asked], tmp_path, similarity=0.7).values()
+    assert hit["reason"] == "paraphrase of set.jsonl"
+    assert (hit["item"], hit["matched"]) == ("e0", asked)
+    assert 0.7 <= hit["cosine"] < 1
+
+
+def test_questions_alone_can_be_checked_for_pairs(tmp_path: Path) -> None:
+    (tmp_path / "e.txt").write_text(STORY + "\n")
+    check = Decontaminate(against=["e.txt"])
+    assert check.holds([STORY, "2+2?", "Well: " + STORY], Aids(base=tmp_path)).tolist() == [True, False, True]
+    assert check.holds([], Aids(base=tmp_path)).tolist() == []
 
 
 def test_sets_that_cannot_be_read_are_named(tmp_path: Path) -> None:

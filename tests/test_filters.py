@@ -18,6 +18,7 @@ from flywheel.curate import FILTERS, Aids, ParquetSource, Rows, make_filters, ru
 from flywheel.curate.chain import Kept
 from flywheel.engines import EngineSpec, make_engine
 from flywheel.errors import DataError, RecipeError
+from flywheel.recipe import load_filters
 
 Rowlist = list[dict[str, Any]]
 
@@ -511,3 +512,22 @@ def test_notes_and_ranks_do_not_depend_on_order() -> None:
     assert np.array_equal(rows.difficulty(), [0.5, 0.5, 0.5])
     sink = Kept()
     assert run_chain([], rows, sink) == [] and sink.rows() == []
+
+
+def test_values_of_the_task_and_the_rollout_can_be_columns() -> None:
+    rows = [row(i, problem_data=json.dumps({"topic": "ab"[i % 2], "level": i}), data='{"votes": 3}') for i in range(6)]
+    _, _, funnel = run(rows, {"mix": {"by": ["problem.topic", "data.votes"], "weights": {"a/3": 1, "b/3": 0.5}}})
+    assert funnel[0]["report"] == {"a/3": [3, 3], "b/3": [3, 2]}
+    assert len(run(rows, {"quality": {"reward": "problem.level", "per": "problem.topic"}})[0]) == 2
+    with pytest.raises(DataError, match=r"problem\.topic"):
+        run([row(0)], {"mix": {"by": "problem.topic", "weights": {"a": 1}}})
+
+
+def test_a_filter_that_is_listed_twice_has_two_names() -> None:
+    filters = make_filters([{"format": {}}, {"length": {}}, {"format": {"forbid": ["x"]}}], verified=False)
+    assert [name for name, _ in filters] == ["format", "length", "format (2)"]
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "recipes" / "curation").glob("*.yaml")), ids=str)
+def test_shipped_curations_are_right(file: Path) -> None:
+    assert make_filters(load_filters(file), file.parent, verified=False)

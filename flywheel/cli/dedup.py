@@ -11,15 +11,15 @@ import typer
 from rich.console import Console
 
 from flywheel.errors import DataError, UserError
+from flywheel.tracking.screen import Bar, Screen
 
 IN_HELP = "Rows to deduplicate: a Parquet file, or a folder of parts."
 OUT_HELP = "The kept rows: all their columns, in their order."
 SCORE_HELP = "Of near-duplicates the row with the highest score stays, of equal ones the lowest id."
-ID_HELP = "Ids; without it `id`, `sample_id` or `row_id` if there is one, else rows are numbered from 0."
+ID_HELP = "Ids; without it `id`, `sample_id` or `row_id` if it tells rows apart, else rows are numbered from 0."
 NEAR_EXACT_HELP = (
     "First remove texts with this Jaccard similarity of word 5-grams, such as 0.8: cheaper than embedding."
 )
-QUIET_SECONDS = 15.0
 
 
 def command(
@@ -68,7 +68,15 @@ def command(
     except ValueError as error:
         raise UserError(str(error), hint="see: flywheel dedup --help") from error
     columns = Columns(kind, content, score_column, id_column)
-    counts = dedup_file(file, out, removed, columns, filters, Aids(progress=_Progress()))
+    with Screen(speaks=not as_json) as screen:
+        bars: dict[str, Bar] = {}
+
+        def progress(name: str, done: int, total: int) -> None:
+            if name not in bars:
+                bars[name] = screen.bar(name, "rows")
+            bars[name].update(done, total)
+
+        counts = dedup_file(file, out, removed, columns, filters, Aids(progress=progress))
     facts = {
         **counts,
         "threshold": threshold,
@@ -106,20 +114,6 @@ def _content(named: dict[str, str | None]) -> tuple[str, str]:
     return given[0]
 
 
-class _Progress:
-    """How far a filter is, on stderr, every few seconds."""
-
-    def __init__(self) -> None:
-        self._spoken = time.monotonic()
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._spoken > QUIET_SECONDS:
-            self._spoken = now
-            self._console.print(f"{name}: {done:,} of {total:,} rows", markup=False)
-
-
 def _show(facts: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for key in ("kept", "removed"):
@@ -131,4 +125,4 @@ def _show(facts: dict[str, Any]) -> None:
         console.print(f"{count:>22,}  {reason}", markup=False)
     for why, count in facts["not_compared"].items():
         console.print(f"{count:>22,}  kept without comparison: the vector is {why}", markup=False)
-    console.print(f"{facts['rows']:,} rows in {facts['seconds']:.1f} s", markup=False)
+    console.print(f"{facts['rows']:,} rows in {facts['seconds']:.1f} s, named by {facts['ids']}", markup=False)

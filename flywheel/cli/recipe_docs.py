@@ -139,7 +139,7 @@ def _yaml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_yaml, value)) + "]"
     return str(value)
 
@@ -156,7 +156,9 @@ def _filters() -> str:
     lines = [
         "## The filters of `curate`\n",
         "A list, applied in order: `[exact_duplicates, {cap_per_problem: {keep: 4}}]`. What the verifier did not pass",
-        "is dropped first, always. Every dropped sample keeps its reason: `flywheel show RUN --dropped`.\n",
+        "is dropped first, always; then what holds a held-out problem, unless `decontaminate` is listed with other",
+        "options. Every dropped sample keeps its reason: `flywheel show RUN --dropped`. The guide is",
+        "[curation.md](curation.md).\n",
     ]
     for name, filter in FILTERS.items():
         doc, _, options = (inspect.getdoc(filter) or "").partition("\n\nArgs:\n")

@@ -101,7 +101,8 @@ def _curated(page: Page, run: RunDir, number: int, limit: int, pairs: bool) -> N
     for row in page.upto(limit, rows):
         page.say()
         page.say(row["sample_id"], style="bold")
-        page.say(f"  dropped by {row['filter']}: {row['reason']}", style="yellow")
+        told = f" {row['detail']}" if row.get("detail", "{}") != "{}" else ""
+        page.say(f"  dropped by {row['filter']}: {row['reason']}{told}", style="yellow")
         page.block(named.get(row["sample_id"], ""), "text: ")
         if row["removed_by"]:
             page.block(named.get(row["removed_by"], ""), f"kept {row['removed_by']}: ")
@@ -223,7 +224,8 @@ class Page:
                 self.say(f"  filter {step.filter}: passed", style="green")
             else:
                 by = f" (kept instead: {step.removed_by})" if step.removed_by else ""
-                self.say(f"  filter {step.filter}: dropped, {step.reason}{by}", style="yellow")
+                told = f" {step.detail}" if step.detail else ""
+                self.say(f"  filter {step.filter}: dropped, {step.reason}{by}{told}", style="yellow")
 
     def _trained(self, rows: list[TrainingRow]) -> None:
         if not rows:

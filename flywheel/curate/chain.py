@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flywheel.curate.rows import Row, Rows
+from flywheel.curate.rows import MOST_ROWS, Row, Rows
 from flywheel.errors import DataError
 
 DROPPED = pa.schema(
@@ -117,6 +117,7 @@ class RowWise:
         places = _Places(rows)
         given = dict.fromkeys(rows.alive.nonzero()[0].tolist())
         stream = (row for _, row in rows.dicts(None if self._all else self.columns))
+        going: list[tuple[int, str, int]] = []
         for row, drop in self._inner.decide(stream):
             ordinal = places.of(row["sample_id"])
             if ordinal not in given:
@@ -125,10 +126,18 @@ class RowWise:
                 )
             del given[ordinal]
             if drop is not None:
-                by = None if drop.by is None else np.array([places.of(drop.by)])
-                yield Drops(np.array([ordinal]), drop.reason, by)
+                going.append((ordinal, drop.reason, -1 if drop.by is None else places.of(drop.by)))
+            if len(going) == MOST_ROWS:
+                yield self._portion(going)
+                going = []
+        yield self._portion(going)
         if given:
             raise DataError(f"{type(self._inner).__name__}.decide left out {len(given)} rows: it must yield every row")
+
+    @staticmethod
+    def _portion(going: list[tuple[int, str, int]]) -> Drops:
+        ordinals, reasons, by = zip(*going, strict=True) if going else ((), (), ())
+        return Drops(np.array(ordinals, np.int64), reasons, np.array(by, np.int64))
 
 
 class _Places:
@@ -138,6 +147,8 @@ class _Places:
         self._by_id: dict[str, int] = dict(zip(rows.ids.to_pylist(), range(rows.count), strict=True))
 
     def of(self, id: str) -> int:
+        if id not in self._by_id:
+            raise DataError(f"a filter names the row {id!r}, which is not there")
         return self._by_id[id]
 
 

@@ -77,15 +77,15 @@ def find_clusters(vectors: Floats, threshold: float, pool: ThreadPoolExecutor, s
         centroids = _centroids(sample, count, seed)
         reach = _reach(vectors, centroids, _apart(centroids), threshold, seed)
         centroids = _distinct(centroids, 2 * reach)
-        apart = _apart(centroids)
+        margin = reach * _apart(centroids)
         some = sample[:: max(1, len(sample) // CHUNK)]
-        probes = len(_probes(some, centroids, apart, reach)[1]) / len(some)
+        probes = len(_probes(some, centroids, margin)[1]) / len(some)
         if count <= FEWEST_CLUSTERS or probes <= MOST_PROBES:
             break
         count //= 4
 
     def assign(first: int) -> tuple[Ints, Ints, Ints]:
-        home, row, cluster = _probes(vectors[first : first + CHUNK], centroids, apart, reach)
+        home, row, cluster = _probes(vectors[first : first + CHUNK], centroids, margin)
         return home, row + np.int32(first), cluster
 
     parts = list(pool.map(assign, range(0, len(vectors), CHUNK)))
@@ -95,12 +95,16 @@ def find_clusters(vectors: Floats, threshold: float, pool: ThreadPoolExecutor, s
     return Clusters(home, row[order], bounds, reach)
 
 
-def _probes(rows: Floats, centroids: Floats, apart: Floats, reach: float) -> tuple[Ints, Ints, Ints]:
-    """Each row's home, and the other clusters within reach, as pairs (row, cluster)."""
+def _probes(rows: Floats, centroids: Floats, margin: Floats) -> tuple[Ints, Ints, Ints]:
+    """Each row's home, and the other clusters within reach, as pairs (row, cluster).
+
+    Args:
+        margin: how much less near than its home a cluster may be; (clusters, clusters), by home.
+    """
     scores = rows @ centroids.T
     home = scores.argmax(axis=1).astype(np.int32)
     best = scores[np.arange(len(home)), home]
-    scores += reach * apart[home]
+    scores += margin[home]
     row, cluster = np.nonzero(scores >= best[:, None])
     foreign = cluster != home[row]
     return home, row[foreign].astype(np.int32), cluster[foreign].astype(np.int32)

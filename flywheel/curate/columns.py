@@ -7,7 +7,9 @@ A dialogue comes as ``prompt`` + ``messages`` (what the policy was asked, what i
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -76,6 +78,15 @@ def same_question(question: pa.Array) -> pa.Array:
     return pa.array([hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts], pa.string())
 
 
+def json_value(key: str, objects: pa.Array) -> pa.Array:
+    """One key of each row's JSON object, as text; null where it is not there."""
+    found = []
+    for text in as_text(objects).to_pylist():
+        value = json.loads(text).get(key) if text else None
+        found.append(value if value is None or isinstance(value, str) else json.dumps(value))
+    return pa.array(found, pa.string())
+
+
 DERIVED: dict[str, tuple[tuple[tuple[str, ...], Derive], ...]] = {
     "prompt": ((("conversation",), before_last),),
     "messages": ((("conversation",), last_message),),
@@ -87,9 +98,16 @@ DERIVED: dict[str, tuple[tuple[tuple[str, ...], Derive], ...]] = {
 """Column: from which others it can be made, and how; the first way that is possible is taken."""
 
 
+JSON_COLUMNS = {"data": "data", "problem": "problem_data"}
+"""``data.KEY`` is what the rollout knows of a sample, ``problem.KEY`` what the task knows of its problem."""
+
+
 def recipe_for(name: str, there: Iterable[str]) -> tuple[tuple[str, ...], Derive] | None:
     """How to derive a column from those that are there; None if that cannot be done."""
     have = set(there)
+    prefix, dot, key = name.partition(".")
+    if dot and JSON_COLUMNS.get(prefix) in have:
+        return (JSON_COLUMNS[prefix],), partial(json_value, key)
     for needs, derive in DERIVED.get(name, ()):
         if all(need in have or recipe_for(need, have) for need in needs):
             return needs, derive

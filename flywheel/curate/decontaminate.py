@@ -8,7 +8,7 @@ such n-grams are left out, and a problem that has no others counts only where it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class Decontaminate:
         self.report = {"sets": dict(Counter(item.set for item in items))}
         if not items:
             return
-        index = Index(items, self._ngram, self._short, self._coverage)
+        index = self._index(items)
         columns = ("dialogue", "question") if rows.has("question") else ("dialogue",)
         gone = np.zeros(rows.count, bool)
         for batch, matches in rows.map(index.search, *columns):
@@ -103,6 +103,20 @@ class Decontaminate:
                 )
         if self._similarity is not None:
             yield from self._paraphrases(rows, items, gone, self._similarity, aids)
+
+    def holds(self, questions: Iterable[str], aids: Aids) -> NDArray[np.bool_]:
+        """Which of some questions are evaluation problems, by the words alone: for pairs, whose rejected answers (and
+        gold ones) are not rows."""
+        texts = pa.array(list(questions), pa.string())
+        held = np.zeros(len(texts), bool)
+        if (items := self._items(aids)) and len(texts):
+            columns = pa.RecordBatch.from_arrays([texts, texts], names=["dialogue", "question"])
+            matches = self._index(items).search(Batch(np.arange(len(texts)), columns))
+            held[[match.row for match in matches]] = True
+        return held
+
+    def _index(self, items: list[Item]) -> Index:
+        return Index(items, self._ngram, self._short, self._coverage)
 
     def _items(self, aids: Aids) -> list[Item]:
         items = read_set(aids.heldout, HELDOUT) if self._heldout and aids.heldout is not None else []

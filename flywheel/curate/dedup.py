@@ -114,20 +114,22 @@ class Dedup:
     ) -> tuple[Floats | None, NDArray[np.bool_], Counter[str]]:
         """The vectors of a column."""
         assert self._embedding is not None
-        vectors: Floats | None = None
-        usable, why, waiting = np.zeros(count, bool), Counter[str](), 0
-        for batch in rows.scan(self._embedding):
-            column = batch.column(self._embedding)
-            if vectors is None:
-                if (dimensions := dimensions_of(column)) is None:
-                    waiting += len(batch)
-                    continue
-                vectors = allocate(count, dimensions)
-            at = place[batch.ordinals]
-            vectors[at], usable[at], odd = unit_vectors(column, vectors.shape[1], int(batch.ordinals[0]))
+        column = self._embedding
+        found = (dimensions_of(batch.column(column)) for batch in rows.scan(column))
+        dimensions = next((found_one for found_one in found if found_one is not None), None)
+        if dimensions is None:
+            return None, np.zeros(count, bool), Counter(missing=count)
+        vectors, usable, why = allocate(count, dimensions), np.zeros(count, bool), Counter[str]()
+        done = 0
+
+        def check(batch: Batch) -> tuple[Floats, NDArray[np.bool_], Counter[str]]:
+            return unit_vectors(batch.column(column), dimensions, int(batch.ordinals[0]))
+
+        for batch, (units, good, odd) in rows.map(check, column):
+            vectors[place[batch.ordinals]], usable[place[batch.ordinals]] = units, good
             why += odd
-        if waiting:
-            why["missing"] += waiting
+            done += len(batch)
+            aids.progress("read vectors", done, count)
         return vectors, usable, why
 
     def _embed(
@@ -150,7 +152,7 @@ class Dedup:
                 vectors[at[new]] = encoder.encode([texts[i] for i in new])
             vectors[at] = vectors[[first[key] for key in keys]]
             done += len(batch)
-            aids.progress("dedup", done, count)
+            aids.progress("embed", done, count)
         finite = np.isfinite(vectors[:, 0])
         if not finite.all():
             raise DataError(f"the encoder gave {np.count_nonzero(~finite)} vectors that are not numbers")

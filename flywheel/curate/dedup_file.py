@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flywheel.curate.chain import Aids, Drops
@@ -32,7 +34,7 @@ class Columns:
         kind: "text", "messages" or "embedding".
         content: the column of it.
         score: the column that says which of two duplicates is better, higher is; None: all are equal.
-        id: the column of ids; None: one of ``GUESSED_IDS`` if it is there, else rows are numbered.
+        id: the column of ids; None: one of ``GUESSED_IDS`` that tells rows apart, else rows are numbered from 0.
     """
 
     kind: str
@@ -76,7 +78,8 @@ def dedup_file(
         report |= getattr(filter, "report", {})
     _write(source, rows, decisions, out, removed)
     reasons = {reason: int(np.count_nonzero(decisions.reason == i)) for i, reason in enumerate(decisions.reasons)}
-    return {"rows": rows.count, "kept": len(rows), "removed": rows.count - len(rows), "reasons": reasons} | report
+    counts = {"ids": source.id or "row numbers", "rows": rows.count}
+    return counts | {"kept": len(rows), "removed": rows.count - len(rows), "reasons": reasons} | report
 
 
 class _Source:
@@ -91,7 +94,8 @@ class _Source:
         named = {CONTENT[columns.kind]: columns.content}
         if columns.score is not None:
             named["score"] = columns.score
-        if id := columns.id or next((name for name in GUESSED_IDS if name in there), None):
+        id = columns.id or next((name for name in GUESSED_IDS if name in there and _are_ids(files, name)), None)
+        if id is not None:
             named["sample_id"] = id
         if lacking := [name for name in named.values() if name not in there]:
             near = [match for name in lacking for match in get_close_matches(name, there, n=1, cutoff=0.5)]
@@ -118,6 +122,15 @@ class _Source:
         else:
             assert self._named is not None
             yield from self._named.batches(columns)
+
+
+def _are_ids(files: Sequence[Path], column: str) -> bool:
+    """Whether a column that nobody named tells rows apart."""
+    values = pa.chunked_array(
+        [c for file in files for c in open_parquet(file).read(columns=[column])[0].chunks] or [[]]
+    )
+    nested = pa.types.is_nested(values.type)
+    return not nested and not values.null_count and int(pc.count_distinct(values).as_py()) == len(values)
 
 
 class _Decisions:
@@ -152,6 +165,15 @@ class _Decisions:
         }
 
 
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same, with the next one read while one is written."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
+
+
 def _write(source: _Source, rows: Rows, decisions: _Decisions, out: Path, removed: Path) -> None:
     own = source.schema
     kind = pa.int64() if source.id is None else own.field(source.id).type
@@ -164,7 +186,7 @@ def _write(source: _Source, rows: Rows, decisions: _Decisions, out: Path, remove
     schema = pa.schema([*fields, *(pa.field(name, array.type) for name, array in empty.items())])
     with ParquetSink(out, own) as kept, ParquetSink(removed, schema) as dropped:
         first = 0
-        for batch in source.all.batches(own.names):
+        for batch in _ahead(source.all.batches(own.names)):
             alive = rows.alive[first : first + len(batch)]
             gone = np.flatnonzero(~alive)
             kept.write(pa.table(batch.filter(pa.array(alive))))

@@ -66,8 +66,10 @@ def make_filters(
     for position, entry in enumerate(entries):
         for name, options in entry.items():
             where = f"curate.{position}.{name}"
+            # Listed twice, a filter needs two names: a dropped row says which of them it fell to.
+            again = sum(known == name or known.startswith(f"{name} (") for known, _ in filters)
             try:
-                filters.append((name, _make(name, options, base or Path())))
+                filters.append((f"{name} ({again + 1})" if again else name, _make(name, options, base or Path())))
             except (TypeError, ValueError) as error:
                 problems.append(f"{where}: {error}")
             except RecipeError as error:

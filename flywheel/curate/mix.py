@@ -20,7 +20,8 @@ class Mix:
 
     Args:
         weights: share of each group, by the value of `by`; they need not add up to 1.
-        by: column of the groups, such as `source`, `task` or `kind`; or several, whose values are joined with `/`.
+        by: column of the groups, such as `source` or `kind`, or `problem.KEY` for what a task knows of its problems, or
+            `data.KEY` for what the rollout knows of the sample; or several, whose values are joined with `/`.
         total: rows wanted at most, all groups together; null: as many as the proportions allow.
         scarce: groups with at most this many rows stay whole and do not hold the others back.
         others: `drop` or `keep` rows of groups without a weight.

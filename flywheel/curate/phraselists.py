@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from flywheel.curate.chain import Aids
 from flywheel.curate.columns import last_text
-from flywheel.curate.ngrams import blocks, words
+from flywheel.curate.ngrams import Lookup, blocks, words
 from flywheel.curate.rows import ParquetSource, Rows, open_parquet
 from flywheel.errors import DataError, RecipeError
 
 LISTS = Path(__file__).parent / "phrases"
-SAMPLE = 20_000
+SAMPLE = 10_000
 """Texts that are enough to find what stands in a hundredth of all."""
 
 CANDIDATES = 500
@@ -137,14 +137,18 @@ def new_phrases(
     """
     if not texts or not reference:
         return []
-    found: Counter[str] = Counter()
+    found: dict[str, int] = {}
     for n in sizes:
-        now, examples = _document_counts(texts, n)
-        then, _ = _document_counts(reference, n)
-        for gram, count in now.items():
-            before = then.get(gram, 0) / len(reference)
-            if count >= share * len(texts) and count / len(texts) >= ratio * max(before, 1 / (len(reference) + 1)):
-                found[examples[gram]] = count
+        grams, counts = _document_counts(texts, n)
+        common = counts >= max(2, share * len(texts))
+        grams, counts = grams[common], counts[common]
+        known, before = _document_counts(reference, n)
+        places = np.minimum(np.searchsorted(known, grams), max(0, len(known) - 1))
+        earlier = np.where(known[places] == grams, before[places], 0) if len(known) else np.zeros(len(grams))
+        expected = np.maximum(earlier / len(reference), 1 / (len(reference) + 1))
+        new = counts / len(texts) >= ratio * expected
+        read = _as_text(texts, grams[new], n)
+        found |= {read[gram]: count for gram, count in zip(grams[new].tolist(), counts[new].tolist(), strict=True)}
     ranked = sorted(found.items(), key=lambda item: (-item[1], -len(item[0]), item[0]))
     groups: list[list[str]] = []
     for text, count in ranked[:CANDIDATES]:
@@ -166,24 +170,32 @@ def literal_words(text: str) -> Phrase:
     return Phrase(text, r"\b" + r"[^\pL\pN]+".join(map(re.escape, text.split())) + r"\b")
 
 
-def _document_counts(texts: list[str], n: int) -> tuple[dict[int, int], dict[int, str]]:
-    """In how many texts each n-gram stands, of those in two or more; and how it reads."""
-    counts: Counter[int] = Counter()
-    where: dict[int, str] = {}
+def _document_counts(texts: list[str], n: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Each n-gram that stands somewhere, sorted, and in how many texts it does."""
+    parts = []
     for _, block in blocks(pa.array(texts, pa.string())):
         found = words(block)
         hashes, valid = found.ngrams(n)
-        places = np.flatnonzero(valid)
-        pairs = np.unique(np.stack([found.rows()[places].astype(np.uint64), hashes[places]]), axis=1)
-        grams, documents = np.unique(pairs[1], return_counts=True)
-        counts.update(dict(zip(grams.tolist(), documents.tolist(), strict=True)))
-        common = np.isin(hashes[places], grams[documents > 1])
-        distinct, first = np.unique(hashes[places][common], return_index=True)
-        for gram, at in zip(distinct.tolist(), places[common][first].tolist(), strict=True):
-            if gram not in where:
-                span = range(at, at + n)
-                where[gram] = " ".join(found.text(word, 1) for word in span)
-    return {gram: count for gram, count in counts.items() if gram in where}, where
+        # Text and n-gram in one number: equal ones are neighbours once sorted.
+        keys = (found.rows()[valid].astype(np.uint64) << np.uint64(44)) | (hashes[valid] >> np.uint64(20))
+        order = np.argsort(keys)
+        again = np.zeros(len(keys), bool)
+        again[1:] = keys[order][1:] == keys[order][:-1]
+        parts.append(hashes[valid][order][~again])
+    grams, counts = np.unique(np.concatenate(parts), return_counts=True)
+    return grams, counts
+
+
+def _as_text(texts: list[str], grams: NDArray[np.uint64], n: int) -> dict[int, str]:
+    """How n-grams read, in lower case and without punctuation."""
+    lookup, read = Lookup(grams), dict[int, str]()
+    for _, block in blocks(pa.array(texts, pa.string())):
+        found = words(block)
+        hashes, valid = found.ngrams(n)
+        for place in lookup.find(hashes, valid)[0].tolist() if len(read) < len(grams) else ():
+            if int(hashes[place]) not in read:
+                read[int(hashes[place])] = " ".join(found.text(word, 1) for word in range(place, place + n))
+    return read
 
 
 def reference_of(aids: Aids, given: str | None) -> list[Path]:

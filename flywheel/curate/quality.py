@@ -27,7 +27,8 @@ class Quality:
         reward: column of the rewards; null: `reward` if there is one, else the verdict's `score`.
         judge: `{rubric, votes, engine, min_score}`; null: no judge.
         combine: `any` or `all` of the two.
-        per: column whose values get a quantile each, so that one easy topic cannot fill it; null: all rows together.
+        per: column whose values get a quantile each, so that one easy topic cannot fill it: such as `problem.topic`, if
+            the task's problems have a `topic` in their data; null: all rows together.
     """
 
     def __init__(

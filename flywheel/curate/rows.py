@@ -304,13 +304,13 @@ def as_numbers(array: pa.Array) -> NDArray[np.float64]:
 
 
 def open_parquet(file: Path) -> pq.ParquetFile:
-    """A Parquet file, its pages read as they are needed.
+    """A Parquet file, its pages read as they are needed; not mapped, since what was mapped counts as memory in use.
 
     Raises:
         DataError: it is missing, or not Parquet.
     """
     try:
-        return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
+        return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file} cannot be read as Parquet: {error}") from error
 

@@ -223,9 +223,10 @@ class _Greedy:
 
     def _pairs(self, first: int, last: int) -> tuple[Ints, Ints, Floats] | None:
         """Near-duplicates within a block, as (later, earlier, cosine); None if they are too many to hold."""
-        self._left = MOST_PAIRS if last - first > SMALLEST_BLOCK else SMALLEST_BLOCK**2
+        most = self._left = MOST_PAIRS if last - first > SMALLEST_BLOCK else SMALLEST_BLOCK**2
         pairs = self._gather(self._near_pairs, first, last)
-        return pairs if self._left >= 0 else None
+        # Threads that count down at once may lose a step, so what is left can be too much, never too little.
+        return pairs if self._left >= 0 and len(pairs[0]) <= most else None
 
     def _near_pairs(self, cluster: int, first: int, last: int) -> list[tuple[Any, ...]]:
         """Task: the pairs of each query with rows of the cluster that come before it in the block."""

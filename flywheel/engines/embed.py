@@ -46,6 +46,8 @@ class Encoder:
 
     def __init__(self, model: str | None = None, *, device: str | None = None, dtype: str = "auto") -> None:
         name = model or packaged()
+        if not Path(name).exists() and (Path(name).is_absolute() or name.startswith(".")):
+            raise ModelError(f"there is no encoder in {name}", hint="name a folder that is there, or a hub id")
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if dtype == "auto":
             dtype = "float32" if self._device == "cpu" else "bfloat16"

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flywheel.curate import DROPPED, ParquetSource, Rows, make_filters, make_pairs, run_chain
+from flywheel.curate import DROPPED, Aids, Filter, ParquetSource, Rows, make_filters, make_pairs, run_chain
 from flywheel.curate.chain import show_funnel
+from flywheel.curate.columns import user_text
+from flywheel.curate.decontaminate import Decontaminate
 from flywheel.curate.difficulty import before_and_after
 from flywheel.files import ParquetSink, write_json
 from flywheel.stagedir import StageDir
@@ -74,17 +76,19 @@ def work(payload: dict[str, Any], report: Report) -> tuple[dict[str, Any], list[
         folders = (Path(payload["samples"]), Path(payload["verdicts"]))
         found = tally(Path(payload["problems"]), *folders)
         graded = out / ".graded.parquet"
-        write_graded(graded, found, *folders)
+        filters = make_filters(payload["filters"], Path(payload["base"]), heldout=True)
+        asked = {column for _, filter in filters for column in filter.columns}
+        write_graded(graded, found, *folders, with_data=any(column.startswith("problem.") for column in asked))
         rows = Rows(ParquetSource([graded]))
         entered = rows.alive.copy()
-        filters = make_filters(payload["filters"], Path(payload["base"]), heldout=True)
         with ParquetSink(out / "dropped.parquet", DROPPED) as dropped:
             funnel = run_chain(filters, rows, dropped, Judging.aids(payload, report))
         with ParquetSink(out / "sft.parquet", SFT) as sft:
             _write_own(sft, rows, payload["round"])
             kept = sft.rows
             _write_replayed(sft, payload)
-        pairs = _write_pairs(out / "pairs.parquet", payload, found, rows)
+        held = _held_out(filters, found.problems, Judging.aids(payload, report))
+        pairs = _write_pairs(out / "pairs.parquet", payload, found, rows, held)
         write_json(out / "funnel.json", funnel)
         write_json(out / "difficulty.json", before_and_after(rows, entered))
         graded.unlink()
@@ -127,8 +131,19 @@ def _write_replayed(sink: ParquetSink, payload: dict[str, Any]) -> None:
                 left -= len(batch)
 
 
-def _write_pairs(file: Path, payload: dict[str, Any], found: Tally, rows: Rows) -> int:
-    """Preference pairs, part by part: a problem's samples all lie in one part."""
+def _held_out(filters: list[tuple[str, Filter]], problems: pa.Table, aids: Aids) -> set[str]:
+    """Problems that hold an evaluation problem: a pair teaches its prompt, whoever answered."""
+    checks = [filter for _, filter in filters if isinstance(filter, Decontaminate)]
+    held: set[str] = set()
+    for batch in problems.select(["problem_id", "prompt"]).to_batches(8192):
+        questions = user_text(batch["prompt"]).to_pylist()
+        for check in checks:
+            held.update(batch["problem_id"].filter(pa.array(check.holds(questions, aids))).to_pylist())
+    return held
+
+
+def _write_pairs(file: Path, payload: dict[str, Any], found: Tally, rows: Rows, held: set[str]) -> int:
+    """Preference pairs, part by part: a problem's samples all lie in one part. None of the problems ``held`` out."""
     section = payload["pairs"]
     with ParquetSink(file, PAIRS) as sink:
         if section is None:
@@ -139,7 +154,7 @@ def _write_pairs(file: Path, payload: dict[str, Any], found: Tally, rows: Rows) 
             alive = rows.alive[start : start + len(part)]
             start += len(part)
             kept = {row["sample_id"] for row, lives in zip(part, alive, strict=True) if lives}
-            here = sorted({places[row["problem_id"]] for row in part})
+            here = sorted({places[row["problem_id"]] for row in part if row["problem_id"] not in held})
             problems = [Problem.from_row(row) for row in found.problems.take(here).to_pylist()]
             pairs = make_pairs(
                 section["strategy"], make_groups(problems, part), kept, section["per_problem"], payload["seed"]

@@ -79,12 +79,20 @@ def tally(problems: Path, samples: Path, verdicts: Path) -> Tally:
     return Tally(table, rate, {"problems": len(table), **counts, "solved": int(solved.sum())})
 
 
-def write_graded(file: Path, found: Tally, samples: Path, verdicts: Path) -> None:
-    """Write what filters see: every sample with its prompt, its verdict and its problem's pass rate."""
+def write_graded(file: Path, found: Tally, samples: Path, verdicts: Path, with_data: bool = False) -> None:
+    """Write what filters see: every sample with its prompt, its verdict and its problem's pass rate.
+
+    Args:
+        file: the Parquet file.
+        found: as from ``tally``.
+        samples, verdicts: the round's parts.
+        with_data: also what the task knows of the problem, as ``problem_data``.
+    """
     own = [name for name in GRADED.names if name not in ("prompt", "pass_rate")]
     said = [name for name in ("score", "passed", "reason", "detail") if name in own]
     asked = [*(name for name in own if name not in said), "answers"]
-    with ParquetSink(file, GRADED) as sink:
+    schema = GRADED.append(pa.field("problem_data", pa.string())) if with_data else GRADED
+    with ParquetSink(file, schema) as sink:
         for part in sorted(samples.glob("*.parquet")):
             sample, verdict = _aligned(part, verdicts, asked, ["sample_id", *said])
             at = _places(found.problems, sample)
@@ -92,6 +100,8 @@ def write_graded(file: Path, found: Tally, samples: Path, verdicts: Path) -> Non
             columns = {name: (verdict if name in said else sample)[name] for name in own}
             columns["prompt"] = pc.coalesce(sample["answers"], prompts)
             columns["pass_rate"] = pa.array(found.pass_rate[at], from_pandas=True)
+            if with_data:
+                columns["problem_data"] = found.problems["data"].take(pa.array(at))
             sink.write(pa.table(columns))
 
 

@@ -27,11 +27,12 @@ SAMPLE_FOLDERS = {"samples": "", "evaluate": "samples"}
 
 @dataclass(frozen=True)
 class Step:
-    """What one filter said of a sample: ``reason`` is None if it let the sample pass."""
+    """What one filter said of a sample: ``reason`` is None if it let the sample pass; ``detail`` is JSON or empty."""
 
     filter: str
     reason: str | None = None
     removed_by: str | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,9 @@ def _steps(run: RunDir, stage: StageDir, sample_id: str) -> list[Step]:
     steps: list[Step] = []
     for entry in read_json(curated.path / "funnel.json"):
         if drop is not None and drop["filter"] == entry["filter"]:
-            return [*steps, Step(drop["filter"], drop["reason"], drop["removed_by"])]
+            detail = drop.get("detail", "{}")
+            told = "" if detail == "{}" else detail
+            return [*steps, Step(drop["filter"], drop["reason"], drop["removed_by"], told)]
         steps.append(Step(entry["filter"]))
     return steps
 
