@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Protocol
 
-from flywheel.curate.fields import outside
+from flywheel.curate.fields import DataField
 from flywheel.errors import RecipeError
 
 Row = dict[str, Any]
@@ -122,32 +122,6 @@ class Finished:
     def decide(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Drop | None]]:
         for row in rows:
             yield row, None if row["finish"] == "stop" else Drop("cut off at max_tokens")
-
-
-class DataField:
-    """Keeps samples for which a number that the rollout found lies within bounds.
-
-    Args:
-        field: its name in ``Completion.data``: ``step_min`` (the lowest step score), ``belief`` (the policy's own
-            checks), …; with dots, within another object.
-        min: lowest number kept.
-        max: highest number kept.
-        missing: "drop" or "keep" samples of which it was not measured.
-    """
-
-    columns = ("data",)
-
-    def __init__(self, field: str, min: float | None = None, max: float | None = None, missing: str = "drop") -> None:
-        if missing not in ("drop", "keep"):
-            raise ValueError("missing must be 'drop' or 'keep'")
-        if min is None and max is None:
-            raise ValueError("needs min, max or both")
-        self._field, self._min, self._max, self._missing = field, min, max, missing
-
-    def decide(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Drop | None]]:
-        for row in rows:
-            why = outside(row["data"], self._field, self._min, self._max, self._missing)
-            yield row, None if why is None else Drop(why)
 
 
 FILTERS: dict[str, Any] = {
