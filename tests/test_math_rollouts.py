@@ -47,8 +47,9 @@ Answer = Callable[[list[Message], Sampling], list[str]]
 class Told(ScriptedEngine):
     """Answers by a function, and remembers what it was asked; refuses what the function has no answer for."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, continuous: bool) -> None:
         super().__init__(answer=answer)
+        self.continuous = continuous
         self.asked: list[list[Message]] = []
 
     async def chat(self, messages: list[Message], sampling: Sampling) -> list[Completion]:
@@ -73,6 +74,7 @@ class World:
         *rows: dict[str, Any],
         n: int = 2,
         evaluating: bool = False,
+        continuous: bool = True,
         **args: Any,
     ) -> tuple[list[dict[str, Any]], Told]:
         """Graded rows, as curation reads them, and the engine."""
@@ -98,7 +100,7 @@ class World:
             "policy": "p",
             "seed": 0,
         }
-        engine = Told(answer)
+        engine = Told(answer, continuous)
         self.monkeypatch.setattr(sampler, "make_engine", lambda spec: engine)
         sampler.work(payload, Quiet())  # type: ignore[arg-type]
         verifier.work(payload, Quiet())  # type: ignore[arg-type]
@@ -148,8 +150,9 @@ def test_an_evaluation_sees_independent_attempts_and_nothing_else(world: World) 
 @pytest.mark.parametrize(
     "garbage", ["", "<question></question>", "Score: maybe", "\\boxed{", "```python\n", "\n\n\n", "8" * 5000]
 )
-def test_a_policy_that_talks_garbage_breaks_nothing(world: World, garbage: str) -> None:
-    rows, _ = world.roll(EVERYTHING, lambda m, s: [garbage] * s.n, PENS, EGGS)
+@pytest.mark.parametrize("continuous", [True, False])
+def test_a_policy_that_talks_garbage_breaks_nothing(world: World, garbage: str, continuous: bool) -> None:
+    rows, _ = world.roll(EVERYTHING, lambda m, s: [garbage] * s.n, PENS, EGGS, continuous=continuous)
     assert len(of(rows, "answer")) == 4
     assert not any(row["passed"] for row in rows)
     assert all(row["passed"] is False or row["reason"] for row in rows)
@@ -482,7 +485,8 @@ def block(code: str, before: str = "") -> str:
     return f"{before}\n```python\n{code}\n```"
 
 
-def test_code_is_run_its_output_is_shown_and_variables_live_on(world: World, executor: str) -> None:
+@pytest.mark.parametrize("continuous", [True, False])
+def test_code_is_run_its_output_is_shown_and_variables_live_on(world: World, executor: str, continuous: bool) -> None:
     def answer(messages: list[Message], sampling: Sampling) -> list[str]:
         turns = [m["content"] for m in messages[1:] if m["role"] == "user"]
         if not turns:
@@ -492,7 +496,7 @@ def test_code_is_run_its_output_is_shown_and_variables_live_on(world: World, exe
             return [block("pens + 3")] if len(turns) == 1 else [f"So \\boxed{{{turns[1].split()[1]}}}."]
         return ["\\boxed{8}" if "ZeroDivisionError" in turns[0] else "\\boxed{0}"]
 
-    rows, _ = world.roll({"code": {}}, answer, n=3)
+    rows, _ = world.roll({"code": {}}, answer, n=3, continuous=continuous)
     assert [row["passed"] for row in rows] == [True, True, True]
     assert [len(row["messages"]) for row in rows] == [5, 3, 1]
     assert [m["role"] for m in rows[0]["messages"]] == ["assistant", "user", "assistant", "user", "assistant"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from flywheel.tasks.math.attempt import Attempt, mark
 from flywheel.tasks.math.claims import refuse
@@ -73,6 +72,5 @@ async def _run(at: Attempt, notebooks: list[list[str]], options: Code) -> list[S
     runner = at.task.kit.notebook(options)
     if at.policy.continuous:
         return await asyncio.gather(*(runner.run(cells) for cells in notebooks))
-    # In turn, so that what is asked next belongs to the same batch whatever the clock says (see Policy.continuous).
-    with ThreadPoolExecutor(1) as aside:
-        return aside.submit(runner.run_all, notebooks).result()
+    # Others wait, so that what is asked next belongs to the same batch whatever the clock says (Policy.continuous).
+    return runner.run_all(notebooks)
