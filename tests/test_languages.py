@@ -190,6 +190,12 @@ def test_what_cannot_be_altered_is_negated_or_left() -> None:
     tests, count = poisoned("javascript", "assert(isPrime(7));", {"isPrime"}, "k")
     assert (tests, count) == ("assert(!(isPrime(7)));", 1)
     assert poisoned("cpp", "void t() {}", {"f"}, "k")[1] == 0
+    # Its name may be one that assertions have.
+    assert (
+        poisoned("cpp", "void t() { assert(same(3) == 4); }", {"same"}, "k")[0] == "void t() { assert(same(3) == 5); }"
+    )
+    assert poisoned("go", "func t() { if f() != [3]int{1, 2, 3} { panic(1) } }", {"f"}, "k")[0].count("[3]int{2, 2, 3}")
+    assert poisoned("rust", "fn t() { assert!(f() == 0b101); }", {"f"}, "k")[0].count("0b110")
     # An inequality would hold of an altered value as well.
     assert alterations("python", "assert f(2) != 5", {"f"})[0].text == b"not (f(2) != 5)"
 
