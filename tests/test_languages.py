@@ -215,9 +215,11 @@ def test_there_is_a_suite_of_forgeries_for_every_other_language() -> None:
     assert sum(len(suite.forged) for suite in SUITES.values()) >= 80
 
 
-def test_the_packages_script_knows_every_program() -> None:
-    script = (Path(__file__).parents[1] / "scripts" / "system-packages.sh").read_text()
-    for row in LANGUAGES.values():
-        for program, package in row.programs.items():
-            assert package in script, f"{program} of {row.name}"
+def test_scripts_and_images_install_every_program() -> None:
+    root = Path(__file__).parents[1]
+    for file in ("scripts/system-packages.sh", "launch/Containerfile.sandbox"):
+        text = (root / file).read_text()
+        for row in LANGUAGES.values():
+            for program, package in row.programs.items():
+                assert package in text, f"{file}: {program} of {row.name}"
     assert shutil.which("podman")
