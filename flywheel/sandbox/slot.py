@@ -59,7 +59,7 @@ class Order:
     address_space: bool = True
 
     def to_bytes(self, by_cgroup: bool) -> bytes:
-        """Length, JSON, contents."""
+        """Whether files come back ("F"), then length, JSON, contents."""
         limits = self.limits
         rlimits = {
             "CPU": max(1, int(-(-limits.cpu // 1))),
@@ -86,7 +86,8 @@ class Order:
             "rlimits": rlimits,
         }
         text = json.dumps(header).encode()
-        return b"".join([len(text).to_bytes(8, "big"), text, *self.files.values()])
+        wants = b"." if self.fetch is not None and not self.fetch else b"F"
+        return b"".join([wants, len(text).to_bytes(8, "big"), text, *self.files.values()])
 
 
 class Zygote:
