@@ -12,7 +12,7 @@ import pytest
 
 from flywheel.engines import EnginePolicy
 from flywheel.engines.scripted import ScriptedEngine
-from flywheel.errors import UserError
+from flywheel.errors import NoAnswer, UserError
 from flywheel.sandbox.job import Executor, Job, Outcome
 from flywheel.tasks.code import Code
 from flywheel.tasks.code.coverage import measure
@@ -242,6 +242,21 @@ def test_a_failed_program_s_author_is_told_what_happened(made: Any) -> None:
     assert [c.kind for c in completions] == ["answer"] * 4 + ["revision"] * 4
     assert [v.passed for v in verdicts] == [False] * 4 + [True] * 4
     assert all(c.prompt is None for c in completions)
+
+
+def test_what_was_made_before_the_engine_failed_is_kept(made: Any) -> None:
+    task = made(problems="problems.jsonl", revise={})
+    script = Script(solve=[fenced(WRONG), fenced(RIGHT)])
+
+    def answer(messages: list[Message], sampling: Sampling) -> list[str]:
+        if "The tests stay as they are" in messages[-1]["content"]:
+            raise NoAnswer("the server is gone")
+        return script(messages, sampling)
+
+    policy = EnginePolicy(ScriptedEngine(answer=answer), Sampling(n=2), "key")
+    completions, verdicts = roll(task, next(task.problems("heldout")), policy)
+    assert [v.passed for v in verdicts] == [False, True]
+    assert completions[-1].data["cut_short"] == "the server is gone"
 
 
 def test_revising_ends_after_so_many_turns_and_cannot_loosen_the_tests(made: Any) -> None:
