@@ -137,7 +137,9 @@ class Supervisor:
             number = getattr(resource, f"RLIMIT_{name}")
             ceiling = resource.getrlimit(number)[1]
             value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
-            resource.setrlimit(number, (value, value))
+            # A second after the signal that can be ignored comes the one that cannot.
+            last = value + 1 if name == "CPU" and ceiling in (resource.RLIM_INFINITY, value + 1) else value
+            resource.setrlimit(number, (value, last))
         kernel.no_new_privileges()
         kernel.drop_capabilities()
         if not self.contained:
@@ -257,9 +259,12 @@ def _read_regular(name: str, most: int) -> bytes | None:
         return None
     finally:
         os.close(at)
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode) or about.st_size > most:
+        os.close(descriptor)
+        return None
     with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        return file.read(most) if stat.S_ISREG(about.st_mode) and about.st_size <= most else None
+        return file.read(most)
 
 
 def _tell(descriptor: int, report: dict[str, Any], blobs: bytes = b"") -> None:
