@@ -4,6 +4,8 @@ Every function is one threat, ``(executor, box)``: ``box`` is a folder of this m
 change. They are numbered as in docs/code.md. Limits are small, so that each takes a second or two at most.
 """
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import os

@@ -245,6 +245,8 @@ class Slot:
         theirs = [job, stdin_r, stdout_w, stderr_w, status_w]
         ours = {stdin, stdout, stderr, status}
         try:
+            for descriptor in (stdin_r, stdout_w, stderr_w):
+                os.fchmod(descriptor, 0o666)  # or another user's program could not open /dev/stdin
             with os.fdopen(os.dup(job), "wb") as file:
                 file.write(order.to_bytes(self._group is not None))
             socket.send_fds(zygote.control, [b"J"], theirs)
