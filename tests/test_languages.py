@@ -190,6 +190,12 @@ def test_what_cannot_be_altered_is_negated_or_left() -> None:
     tests, count = poisoned("javascript", "assert(isPrime(7));", {"isPrime"}, "k")
     assert (tests, count) == ("assert(!(isPrime(7)));", 1)
     assert poisoned("cpp", "void t() {}", {"f"}, "k")[1] == 0
+    # Its name may be one that assertions have.
+    assert (
+        poisoned("cpp", "void t() { assert(same(3) == 4); }", {"same"}, "k")[0] == "void t() { assert(same(3) == 5); }"
+    )
+    assert poisoned("go", "func t() { if f() != [3]int{1, 2, 3} { panic(1) } }", {"f"}, "k")[0].count("[3]int{2, 2, 3}")
+    assert poisoned("rust", "fn t() { assert!(f() == 0b101); }", {"f"}, "k")[0].count("0b110")
     # An inequality would hold of an altered value as well.
     assert alterations("python", "assert f(2) != 5", {"f"})[0].text == b"not (f(2) != 5)"
 
@@ -209,9 +215,11 @@ def test_there_is_a_suite_of_forgeries_for_every_other_language() -> None:
     assert sum(len(suite.forged) for suite in SUITES.values()) >= 80
 
 
-def test_the_packages_script_knows_every_program() -> None:
-    script = (Path(__file__).parents[1] / "scripts" / "system-packages.sh").read_text()
-    for row in LANGUAGES.values():
-        for program, package in row.programs.items():
-            assert package in script, f"{program} of {row.name}"
+def test_scripts_and_images_install_every_program() -> None:
+    root = Path(__file__).parents[1]
+    for file in ("scripts/system-packages.sh", "launch/Containerfile.sandbox"):
+        text = (root / file).read_text()
+        for row in LANGUAGES.values():
+            for program, package in row.programs.items():
+                assert package in text, f"{file}: {program} of {row.name}"
     assert shutil.which("podman")

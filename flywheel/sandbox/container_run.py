@@ -97,6 +97,7 @@ class Client:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            cwd=folder,  # podman's monitor leaves notes where it was started
         )
         try:
             return _watch(process, limits)

@@ -254,6 +254,8 @@ async def _grade_tests(executor: Executor, program: Program, checks: TestChecks,
         poisoned, passed = await _run_tests(executor, _test_job(program, run, policy), other)
         if poisoned.status == "infra_error":
             return _undecided("tests", poisoned, f"the sandbox failed: {poisoned.detail}")
+        if poisoned.status == "compile_error":  # that proves nothing: the run itself compiled
+            return _undecided("tests", poisoned, "the tests do not compile with altered expectations")
         if passed:
             why = "passed although the expectations had been altered"
             return Grade(False, why, "tests", (outcome, poisoned), forged=True, poisoned=altered)

@@ -91,18 +91,22 @@ def start(way: Way, slot: int, hash_seed: int, preload: Iterable[str], control: 
         scratch: with Landlock: the slot's folder.
     """
     contained = way != "landlock"
+    proc = way != "user" or os.geteuid() != 0  # with root's user bubblewrap covers parts of /proc
+    early = contained and proc
+    signals = contained or kernel.landlock_version() >= _SIGNALS_KEPT_INSIDE
     settings = {
         "level": "namespaces" if contained else "landlock",
         "uid": _uid(way, slot),
         "mount_proc": way == "root",
-        "proc": way != "user" or os.geteuid() != 0,  # with root's user bubblewrap covers parts of /proc
-        "seccomp": filter_program(contained, contained or kernel.landlock_version() >= _SIGNALS_KEPT_INSIDE).hex(),
+        "proc": proc,
+        "seccomp": filter_program(True, scene=True).hex() if early else "",
+        "seccomp_late": "" if early else filter_program(contained, signals).hex(),
         "preload": list(preload),
         "path": packages(),
         "readable": [] if contained else [*_roots(), "/dev", *_etc()],
         "scratch": SCRATCH if contained else scratch,
     }
-    zygote = [str(python()), "-s", "-P", "-B", "-m", "flywheel.sandbox.inside.zygote", json.dumps(settings)]
+    zygote = [str(python()), "-S", "-s", "-P", "-B", "-m", "flywheel.sandbox.inside.zygote", json.dumps(settings)]
     environment = _environment(hash_seed, SCRATCH if contained else scratch)
     if contained:
         environment["PYTHONPATH"] = _GUEST

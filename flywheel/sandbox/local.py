@@ -31,7 +31,7 @@ TRIES = 3
 """How often a job is run when the sandbox fails."""
 COMPILING = Limits(cpu=60.0, wall=90.0, memory=2048 * MIB, processes=128, output=1 * MIB, disk=256 * MIB)
 _STACK = 256 * MIB
-_PRELOADABLE = ("numpy",)
+_PRELOADABLE = ("numpy", "asyncio", "unittest")
 _IMPORTS = re.compile(rb"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
 _number = itertools.count()
 

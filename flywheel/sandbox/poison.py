@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,10 +32,12 @@ _COMPARES = re.compile(r"(?i)equal|^assert_?eq$|^equals?$|^is$|is_deeply|eq_deep
 _NOT = re.compile(r"(?i)not|unequal|isnt|_ne$")
 _ASSERTS = re.compile(r"(?i)^(assert|ok|check|require|assert_?true|assert_?that|test)$")
 _EXPECTED = re.compile(r"(?i)^[\"':$]*(expected|expect|want|wanted|exp|output|answer)[\"':]*$")
-_NUMBER = re.compile(r"^(0[xX][0-9a-fA-F]+|\d[\d_]*)(.*)$", re.DOTALL)
+_NUMBER = re.compile(r"^(0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO][0-7]+|\d[\d_]*)(.*)$", re.DOTALL)
+_BASES: dict[str, tuple[int, Callable[[int], str]]] = {"0x": (16, hex), "0b": (2, bin), "0o": (8, oct)}
 _EDGES = {2**n - 1 for n in (7, 8, 15, 16, 31, 32, 63, 64)}
 _BLOCK = re.compile(r"block|body|compound_statement|^program|source_file")
 _CONDITION = re.compile(r"^if|^unless|conditional")
+_TYPE = re.compile(r"^(array_type|template_argument_list|type_arguments|type_descriptor)$")
 _WORD = re.compile(r"(?<!\w)[A-Za-z_]\w*[!?]?")
 _BOOLS = {"true": "false", "false": "true", "True": "False", "False": "True", "TRUE": "FALSE", "FALSE": "TRUE"}
 _NOTHING = {
@@ -135,6 +137,8 @@ class _Reader:
         if not re.search(r"call|invocation", node.type):
             return None
         name, arguments = self.parts(node)
+        if name in self.under_test:
+            return None
         if arguments is not None and _ASSERTS.match(name):
             return self.macro(arguments)
         if arguments is None or not _COMPARES.search(name) or _NOT.search(name) or self.surroundings(node)[1]:
@@ -169,7 +173,8 @@ class _Reader:
             span = node.named_children[0].start_byte, node.named_children[0].end_byte
         elif re.search(r"call|invocation", node.type):
             name, arguments = self.parts(node)
-            given = self.split(arguments) if arguments is not None and _ASSERTS.match(name) else []
+            asserts = _ASSERTS.match(name) and name not in self.under_test
+            given = self.split(arguments) if arguments is not None and asserts else []
             if not given:
                 return []
             span = given[0]
@@ -196,7 +201,7 @@ class _Reader:
         """The first literal of a stretch that can be changed."""
         top = self.root.descendant_for_byte_range(start, end)
         for node in walk(top if top is not None else self.root):
-            if node.start_byte < start or node.end_byte > end:
+            if node.start_byte < start or node.end_byte > end or _in_type(node):
                 continue
             changed = _changed(self.name, node, text_of(self.code, node))
             if changed is not None:
@@ -246,6 +251,18 @@ class _Reader:
         return not self.under_test.isdisjoint(_WORD.findall(text))
 
 
+def _in_type(node: Node) -> bool:
+    """Whether a node is part of a type, like the 3 in Go's ``[3]int{1, 2, 3}``: changed, it would not compile."""
+    around = node.parent
+    for _ in range(3):
+        if around is None:
+            return False
+        if _TYPE.search(around.type):
+            return True
+        around = around.parent
+    return False
+
+
 def _changed(name: str, node: Node, text: str) -> str | None:
     """Another literal of the same type; None for what is no literal."""
     if text in _BOOLS and "string" not in node.type:
@@ -270,7 +287,6 @@ def _other_string(node: Node, text: str) -> str | None:
 
 def _other_number(match: re.Match[str]) -> str:
     digits, rest = match.groups()
-    base = 16 if digits[:2] in ("0x", "0X") else 10
+    base, write = _BASES.get(digits[:2].lower(), (10, str))
     value = int(digits.replace("_", ""), base)
-    value += -1 if value in _EDGES else 1
-    return f"{hex(value) if base == 16 else value}{rest}"
+    return f"{write(value + (-1 if value in _EDGES else 1))}{rest}"

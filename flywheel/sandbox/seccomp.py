@@ -35,12 +35,14 @@ _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signa
 
 
 @cache
-def filter_program(contained: bool, signals: bool = True) -> bytes:
+def filter_program(contained: bool, signals: bool = True, scene: bool = False) -> bytes:
     """The filter, for this machine's architecture; any other architecture's calls end the process.
 
     Args:
         contained: in namespaces of its own: sockets reach nothing. Otherwise there are none, and a process cannot leave
             its group, which is how it is ended.
+        scene: leave what it takes to set a program's scene: mounts and new namespaces. Installed once, before programs
+            are forked, that costs them nothing; they have no right to either.
         signals: whether signals may be sent; without namespaces only if Landlock keeps them inside.
 
     Raises:
@@ -61,10 +63,11 @@ def filter_program(contained: bool, signals: bool = True) -> bytes:
             rules.add_rule(action, name, *arguments)
 
     for name in _REFUSED.split():
-        add(refuse, name)
+        if not (scene and name == "mount"):
+            add(refuse, name)
     for name in _ABSENT.split():
         add(seccomp.ERRNO(errno.ENOSYS), name)
-    for flag in _NEW_NAMESPACES:
+    for flag in () if scene else _NEW_NAMESPACES:
         add(refuse, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, flag, flag))
     for request in _TERMINAL_INPUT:
         add(refuse, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFFFFFF, request))

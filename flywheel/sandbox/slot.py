@@ -59,7 +59,7 @@ class Order:
     address_space: bool = True
 
     def to_bytes(self, by_cgroup: bool) -> bytes:
-        """Length, JSON, contents."""
+        """Whether files come back ("F"), then length, JSON, contents."""
         limits = self.limits
         rlimits = {
             "CPU": max(1, int(-(-limits.cpu // 1))),
@@ -86,7 +86,8 @@ class Order:
             "rlimits": rlimits,
         }
         text = json.dumps(header).encode()
-        return b"".join([len(text).to_bytes(8, "big"), text, *self.files.values()])
+        wants = b"." if self.fetch is not None and not self.fetch else b"F"
+        return b"".join([wants, len(text).to_bytes(8, "big"), text, *self.files.values()])
 
 
 class Zygote:
@@ -244,6 +245,8 @@ class Slot:
         theirs = [job, stdin_r, stdout_w, stderr_w, status_w]
         ours = {stdin, stdout, stderr, status}
         try:
+            for descriptor in (stdin_r, stdout_w, stderr_w):
+                os.fchmod(descriptor, 0o666)  # or another user's program could not open /dev/stdin
             with os.fdopen(os.dup(job), "wb") as file:
                 file.write(order.to_bytes(self._group is not None))
             socket.send_fds(zygote.control, [b"J"], theirs)
@@ -278,8 +281,9 @@ class Slot:
         failed = ended != 0
         if failed and self._group is not None and self._group.killed() > killed:
             return Outcome("oom", signal=number, detail=f"more than {limits.memory:,} bytes of memory", **common)
-        # The kernel counts in ticks, and SIGXCPU can be caught: the time counts, not the signal.
-        if usage.cpu >= limits.cpu or number == signal.SIGXCPU:
+        # The kernel strikes by ticks, which on a busy machine is before or after what it then says was used.
+        killed_late = number == signal.SIGKILL and usage.cpu >= 0.7 * limits.cpu
+        if usage.cpu >= limits.cpu or number == signal.SIGXCPU or killed_late:
             return Outcome("cpu", signal=number, detail=f"more than {limits.cpu:g} s of CPU time", **common)
         if watch.stopped == "wall":
             return Outcome("wall", detail=f"more than {limits.wall:g} s", **common)

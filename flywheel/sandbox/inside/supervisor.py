@@ -37,7 +37,7 @@ class Supervisor:
 
     Attributes:
         level: "namespaces", or "landlock" where there are none.
-        seccomp: the filter of system calls, as BPF.
+        seccomp: a filter of system calls to install in each program, as BPF; empty where the zygote's is enough.
         readable: with Landlock: what programs may read.
         proc: whether the kernel lets programs have a /proc of their own; if not, it is empty.
         scratch: where the work folder is made: a tmpfs of its own, or with Landlock a folder of the slot.
@@ -64,87 +64,90 @@ class Supervisor:
         job, stdin, stdout, stderr, status = descriptors
         try:
             control.close()
-            header, blobs = _read_job(job)
-            self._enter(user, group, header)
-            _write_files(header["files"], blobs)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if not self.contained:
+                kernel.die_with_parent(signal.SIGTERM)
+                os.setpgid(0, 0)
             begun = time.monotonic()
+            # All else is done below the second fork: what this process touches is copied for nothing.
             child = os.fork()
             if child == 0:
-                self._become(header, (stdin, stdout, stderr), status)
+                self._become(user, group, job, (stdin, stdout, stderr), status)
+            kernel.set_dumpable(False)
             for descriptor in (stdin, stdout, stderr):
                 os.close(descriptor)
-            self._watch(child, begun, header, status)
+            self._watch(child, begun, job, status)
         except Run:
             raise
         except BaseException as error:
             _tell(status, {"error": f"{type(error).__name__}: {error}"})
         os._exit(0)
 
-    def _enter(self, user: int, group: int, header: dict[str, Any]) -> None:
-        """This process: a user, a /proc and a work folder of its own."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.environ.update(header["env"])
+    def _become(self, user: int, group: int, job: int, streams: tuple[int, int, int], status: int) -> NoReturn:
+        """The program's process: sets its own scene, and ends with nothing that is not the program's own."""
+        try:
+            os.setsid()
+            for target, source in enumerate(streams):
+                os.dup2(source, target)
+            header, blobs = _read_job(job)
+            self._set_scene(user, group, header)
+            _write_files(header["files"], blobs)
+            os.environ.update(header["env"])
+            if status != 3:
+                os.dup2(status, 3)
+            os.set_inheritable(3, False)
+            os.closerange(4, 1 << 16)
+            self._confine(header)
+            if header["argv"] is not None:
+                _execute(header["argv"])
+            os.close(3)
+            code, namespace = program.prepare(header["entry"], header["args"], header["clock"])
+        except BaseException as error:
+            _tell(status, {"error": f"{type(error).__name__}: {error}"})
+            os._exit(1)
+        if code is None:
+            program.finish(SystemExit(1))
+        raise Run(code, namespace)
+
+    def _set_scene(self, user: int, group: int, header: dict[str, Any]) -> None:
+        """A user, a /proc and a work folder of the program's own."""
         home = f"{self.scratch}/work"
         if self.contained:
-            for name, text in (
-                ("setgroups", "deny"),
-                ("uid_map", f"{_UID} {user} 1"),
-                ("gid_map", f"{_UID} {group} 1"),
-            ):
-                _write_once(f"/proc/self/{name}", text)
+            _write_once("/proc/self/setgroups", "deny")
+            _write_once("/proc/self/uid_map", f"{_UID} {user} 1")
+            _write_once("/proc/self/gid_map", f"{_UID} {group} 1")
             size = f"size={header['disk']},nr_inodes={header['files_most']},mode=755"
             kernel.mount("tmpfs", self.scratch, "tmpfs", kernel.NOSUID | kernel.NODEV, size)
             os.mkdir(f"{self.scratch}/.shm")
             kernel.mount(f"{self.scratch}/.shm", "/dev/shm", flags=kernel.BIND)
             if self.proc:
                 kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+                _write_once("/proc/sys/user/max_user_namespaces", "0")  # in there, where programs could be root again
             else:
                 kernel.mount("tmpfs", "/proc", "tmpfs", kernel.NOSUID | kernel.NODEV | kernel.RDONLY, "size=0")
         else:
-            kernel.die_with_parent(signal.SIGTERM)
-            os.setpgid(0, 0)
             shutil.rmtree(home, ignore_errors=True)
-        kernel.set_dumpable(False)
+        if self.proc:
+            _write_once("/proc/self/oom_score_adj", "1000")
         os.mkdir(home)
         os.chdir(home)
-
-    def _become(self, header: dict[str, Any], streams: tuple[int, int, int], status: int) -> NoReturn:
-        """The program's process: from here on with nothing that is not the program's own."""
-        try:
-            os.setsid()
-            kernel.set_dumpable(True)
-            for target, source in enumerate(streams):
-                os.dup2(source, target)
-            os.dup2(status, 3, inheritable=False)
-            os.closerange(4, 1 << 16)
-            if self.proc:
-                _write_once("/proc/self/oom_score_adj", "1000")
-            self._confine(header)
-            argv = header["argv"]
-            if argv is not None:
-                _execute(argv)
-            os.close(3)
-            code, namespace = program.prepare(header["entry"], header["args"], header["clock"])
-        except BaseException as error:
-            _tell(3, {"error": f"{type(error).__name__}: {error}"})
-            os._exit(1)
-        if code is None:
-            program.finish(SystemExit(1))
-        raise Run(code, namespace)
 
     def _confine(self, header: dict[str, Any]) -> None:
         for name, value in header["rlimits"].items():
             number = getattr(resource, f"RLIMIT_{name}")
             ceiling = resource.getrlimit(number)[1]
             value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
-            resource.setrlimit(number, (value, value))
+            # A second after the signal that can be ignored comes the one that cannot.
+            last = value + 1 if name == "CPU" and ceiling in (resource.RLIM_INFINITY, value + 1) else value
+            resource.setrlimit(number, (value, last))
         kernel.no_new_privileges()
         kernel.drop_capabilities()
         if not self.contained:
             kernel.restrict_files(self.readable, [f"{self.scratch}/work", "/dev/null"])
-        kernel.filter_system_calls(self.seccomp)
+        if self.seccomp:
+            kernel.filter_system_calls(self.seccomp)
 
-    def _watch(self, child: int, begun: float, header: dict[str, Any], status: int) -> None:
+    def _watch(self, child: int, begun: float, job: int, status: int) -> None:
         """Wait for the program, end what it left behind, and tell."""
         if not self.contained:
             signal.signal(signal.SIGTERM, lambda *_: os.killpg(child, signal.SIGKILL))
@@ -153,8 +156,14 @@ class Supervisor:
             if pid == child:
                 break
         wall = time.monotonic() - begun
-        _kill_rest(None if self.contained else child)
-        files = _fetch(header["fetch"], header["disk"])
+        files: list[tuple[str, bytes]] = []
+        if not self.contained or os.pread(job, 1, 0) == b"F":
+            _kill_rest(None if self.contained else child)  # else this process's end does it
+            header, _ = _read_job(job)
+            os.chdir(f"{self.scratch}/work")
+            files = _fetch(header["fetch"], header["disk"])
+        if not self.contained:
+            shutil.rmtree(f"{self.scratch}/work", ignore_errors=True)
         report = {
             "ended": ended,
             "cpu": used.ru_utime + used.ru_stime,
@@ -162,8 +171,6 @@ class Supervisor:
             "wall": wall,
             "files": [[name, len(content)] for name, content in files],
         }
-        if not self.contained:
-            shutil.rmtree(f"{self.scratch}/work", ignore_errors=True)
         _tell(status, report, b"".join(content for _, content in files))
 
 
@@ -172,9 +179,8 @@ def _read_job(descriptor: int) -> tuple[dict[str, Any], bytes]:
     data = b""
     while len(data) < size:
         data += os.pread(descriptor, size - len(data), len(data))
-    os.close(descriptor)
-    length = int.from_bytes(data[:8], "big")
-    return json.loads(data[8 : 8 + length]), data[8 + length :]
+    length = int.from_bytes(data[1:9], "big")
+    return json.loads(data[9 : 9 + length]), data[9 + length :]
 
 
 def _write_files(files: list[list[Any]], blobs: bytes) -> None:
@@ -253,9 +259,12 @@ def _read_regular(name: str, most: int) -> bytes | None:
         return None
     finally:
         os.close(at)
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode) or about.st_size > most:
+        os.close(descriptor)
+        return None
     with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        return file.read(most) if stat.S_ISREG(about.st_mode) and about.st_size <= most else None
+        return file.read(most)
 
 
 def _tell(descriptor: int, report: dict[str, Any], blobs: bytes = b"") -> None:

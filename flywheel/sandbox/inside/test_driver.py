@@ -6,14 +6,12 @@ that is read only then, from what was stdin at the start, and written to what wa
 
 
 def _drive() -> None:
-    import asyncio
     import inspect
     import json
     import linecache
     import os
     import sys
     import types
-    import unittest
 
     exit_now, write, read, flush = os._exit, os.write, os.read, sys.stdout.flush
     secret, proof = os.dup(0), os.dup(1)
@@ -22,7 +20,10 @@ def _drive() -> None:
     os.close(nothing)
     with open("_plan.json", encoding="utf-8") as file:  # noqa: PTH123
         plan = json.load(file)
-    loader, runner, cases = unittest.TestLoader(), unittest.TextTestRunner, unittest.TestCase
+    if plan["classes"]:  # before the program can lay hands on it
+        import unittest
+
+        loader, runner, cases = unittest.TestLoader(), unittest.TextTestRunner, unittest.TestCase
     module = types.ModuleType("solution")
     namespace = module.__dict__
     sys.modules["solution"] = module
@@ -36,6 +37,8 @@ def _drive() -> None:
     def call(function: object, *arguments: object) -> None:
         result = function(*arguments)  # type: ignore[operator]
         if inspect.isawaitable(result):
+            import asyncio
+
             asyncio.run(result)  # type: ignore[arg-type]
 
     def sets(function: object) -> list:  # type: ignore[type-arg]

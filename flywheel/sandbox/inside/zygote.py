@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import signal
+import site
 import socket
 import sys
 from dataclasses import dataclass
@@ -24,12 +25,11 @@ from flywheel.sandbox.inside import kernel, program, supervisor
 CONTROL = 3
 """The control socket's descriptor."""
 _PRELOAD = """
-abc array ast asyncio base64 bisect calendar cmath collections collections.abc concurrent.futures contextlib copy csv
-ctypes dataclasses datetime decimal difflib enum fractions functools hashlib heapq inspect io itertools json linecache
-logging math numbers operator os pathlib pickle pprint queue random re resource secrets shutil signal statistics string
-struct subprocess sys tempfile textwrap threading time timeit traceback types typing unicodedata unittest unittest.mock
-uuid warnings weakref zlib
+abc array ast bisect collections collections.abc contextlib copy dataclasses datetime decimal enum fractions functools
+hashlib heapq inspect io itertools json linecache math operator os random re resource shutil signal site statistics
+string struct sys threading time traceback types typing
 """
+"""What most programs import. What few do would cost all of them: a fork's price is what the interpreter has loaded."""
 _WARM_UP = """
 import json, re, math, collections, itertools, functools
 def check(values: list[int]) -> dict:
@@ -53,6 +53,7 @@ class Settings:
     uid: int | None
     mount_proc: bool
     seccomp: str
+    seccomp_late: str
     preload: list[str]
     path: list[str]
     readable: list[str]
@@ -72,9 +73,8 @@ def main(text: str) -> None:
         control.send(f"E{type(error).__name__}: {error}".encode()[:4000])
         sys.exit(1)
     control.send(b"R")
-    seccomp = bytes.fromhex(settings.seccomp)
-    supervise = supervisor.Supervisor(settings.level, seccomp, settings.readable, settings.scratch, settings.proc)
-    _serve(control, supervise)
+    late = bytes.fromhex(settings.seccomp_late)
+    _serve(control, supervisor.Supervisor(settings.level, late, settings.readable, settings.scratch, settings.proc))
 
 
 def _settle(settings: Settings) -> None:
@@ -99,8 +99,14 @@ def _warm(settings: Settings) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(settings.path)
     for name in [*_PRELOAD.split(), *settings.preload]:
         importlib.import_module(name)
+    site.setquit()  # what the interpreter does where it is not told to start quickly
+    site.setcopyright()
+    site.sethelper()
     for _ in range(3):
         exec(compile(_WARM_UP, "warm-up", "exec"), {"__name__": "warm-up"})
+    if settings.seccomp:
+        kernel.no_new_privileges()
+        kernel.filter_system_calls(bytes.fromhex(settings.seccomp))
     gc.collect()
     gc.freeze()  # a collection in a child would otherwise touch, and so copy, every page
 

@@ -58,8 +58,8 @@ async def _debug(work: Work, source: Attempt) -> None:
         return
     program, grade = broken
     most = work.options.revise.shown if work.options.revise else 2000
-    told = said(grade, most)
-    failed = "\n".join(str(told[key]) for key in ("outcome", "stderr") if told.get(key))
+    told = said(grade, work.spec, most)
+    failed = "\n".join(str(told[key]) for key in ("outcome", "failed", "stderr") if told.get(key))
     asked = work.prompts.ask(
         "debug", language="python", question=work.question, program=program.strip("\n"), failed=failed
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -100,7 +101,8 @@ class Oneliners(BaseTask):
         )
         verdicts = [Verdict.wrong("not a lambda on one line")] * len(asks)
         for i, grade in zip(runnable, grades, strict=True):
-            verdicts[i] = grade.verdict()
+            verdict = grade.verdict()
+            verdicts[i] = replace(verdict, reason="" if verdict.passed else verdict.reason)
         return verdicts
 
     def wrong_answers(self, problem: Problem) -> list[str]:

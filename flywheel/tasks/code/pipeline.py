@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from flywheel.errors import NoAnswer
 from flywheel.tasks.code.backtranslation import backtranslate_all
 from flywheel.tasks.code.duplicates import NearDuplicates
 from flywheel.tasks.code.extract import program_of
@@ -50,7 +51,15 @@ async def from_seed(work: Work, problem: Problem, known: NearDuplicates) -> list
 
 
 async def _develop(work: Work, attempts: Sequence[Attempt]) -> None:
-    """What the knobs make of attempts: revisions, a review, translations, explanations."""
+    """What the knobs make of attempts; where the engine has no answer, the steps up to there are kept."""
+    try:
+        await _steps(work, attempts)
+    except NoAnswer as error:
+        work.steps.note(-1, cut_short=error.message)
+
+
+async def _steps(work: Work, attempts: Sequence[Attempt]) -> None:
+    """Revisions, a review, translations, explanations."""
     revised = await revise_all(work, attempts)
     approved = await review_all(work, [*attempts, *revised])
     if approved:

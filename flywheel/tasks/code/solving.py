@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from flywheel.sandbox.grading import Grade
 from flywheel.sandbox.syntax import lint, parse_errors
 from flywheel.tasks.code.extract import program_of
+from flywheel.tasks.code.spec import Spec
 from flywheel.tasks.code.steps import Attempt, Work
 from flywheel.types import Completion, Message
 from flywheel.verify import judge, load_rubric
@@ -78,18 +79,31 @@ async def feedback(work: Work, attempt: Attempt) -> str:
         return work.prompts.text("revise", language=language, findings=findings)
     if options.lint:
         findings = [str(finding) for finding in await asyncio.to_thread(lint, language, attempt.program)]
-    return work.prompts.text("revise", language=language, findings=findings, **said(attempt.grade, options.shown))
+    return work.prompts.text(
+        "revise", language=language, findings=findings, **said(attempt.grade, work.spec, options.shown)
+    )
 
 
-def said(grade: Grade, most: int) -> dict[str, object]:
-    """A failed run in the words of the prompts: outcome, return code and both streams."""
-    fields: dict[str, object] = {"outcome": grade.reason, "returncode": None}
+def said(grade: Grade, spec: Spec, most: int) -> dict[str, object]:
+    """A failed run in the words of the prompts: outcome, the case that failed, return code and both streams."""
+    fields: dict[str, object] = {"outcome": grade.reason, "returncode": None, "failed": _failed_case(grade, spec, most)}
     if grade.outcomes:
         outcome = grade.outcomes[-1]
         fields["returncode"] = outcome.exit_code
         fields["stdout"] = _clipped(outcome.stdout, most)
         fields["stderr"] = _clipped(outcome.stderr, most)
     return fields
+
+
+def _failed_case(grade: Grade, spec: Spec, most: int) -> str:
+    """The first case that did not pass; empty where that cannot be told."""
+    number = round(grade.share * len(spec.cases))
+    if grade.passed is not False or number >= len(spec.cases):
+        return ""
+    if spec.level == "call":
+        return spec.as_asserts()[number][:most]
+    case = spec.cases[number]
+    return f"input:\n{case.input[:most]}\nexpected output:\n{case.output[:most]}"
 
 
 async def review_all(work: Work, attempts: Sequence[Attempt]) -> list[Attempt]:

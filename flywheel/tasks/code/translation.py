@@ -178,7 +178,7 @@ def _feedback(work: Work, draft: _Draft) -> str:
     else:
         assert draft.grade is not None
         most = work.options.revise.shown if work.options.revise else 2000
-        text = work.prompts.text("revise", language=draft.language, **said(draft.grade, most))
+        text = work.prompts.text("revise", language=draft.language, **said(draft.grade, draft.read.spec, most))
     if draft.read.spec.level == "tests":
         text += " Give both blocks again: the program, and the tests, none of them left out or made weaker."
     return text

@@ -81,6 +81,7 @@ def _verdict(grades: Sequence[Grade], completion: Completion) -> Verdict:
     worst = min(verdicts, key=lambda v: {False: 0, None: 1, True: 2}[v.passed])
     if worst.passed is not True:
         return worst
+    worst = Verdict(worst.score, "", worst.detail)  # there is nothing to say of what is right
     for name in ("fidelity", "judge"):
         judged = completion.data.get(name)
         if judged is not None:

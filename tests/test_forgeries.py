@@ -1,0 +1,100 @@
+"""Programs that pretend to be right are not accepted, in any language; honest ones are, in every idiom of testing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from forgeries import SUITES
+
+from flywheel.sandbox import testfile
+from flywheel.sandbox.grading import Policy, Program, TestChecks, grade_many
+from flywheel.sandbox.job import Job, Limits
+from flywheel.sandbox.local import LocalExecutor
+from flywheel.sandbox.poison import alterations
+
+POLICY = Policy(limits=Limits(cpu=5, wall=15))
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalExecutor]:
+    with LocalExecutor() as executor:
+        yield executor
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_no_forgery_is_accepted(local: LocalExecutor, name: str) -> None:
+    suite = SUITES[name]
+    checks = TestChecks(suite.tests, entry_point=suite.entry)
+    asks = {what: (Program(source, name), checks) for what, source in suite.forged.items()}
+    asks["wrong"] = (Program(suite.wrong, name), checks)
+    asks["empty"] = (Program("", name), checks)
+    asks["garbage"] = (Program("Sure! Here is the program:\n```\n", name), checks)
+    grades = dict(zip(asks, grade_many(local, list(asks.values()), POLICY), strict=True))
+    assert {what: grade.reason for what, grade in grades.items() if grade.passed is not False} == {}
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_honest_programs_are_accepted(local: LocalExecutor, name: str) -> None:
+    suite = SUITES[name]
+    asks = {"honest": (Program(suite.honest, name), TestChecks(suite.tests, entry_point=suite.entry))}
+    asks["entry unknown"] = (Program(suite.honest, name), TestChecks(suite.tests))
+    for what, (source, tests) in suite.more.items():
+        asks[what] = (Program(source, name), TestChecks(tests, entry_point=suite.entry))
+    grades = dict(zip(asks, grade_many(local, list(asks.values()), POLICY), strict=True))
+    assert {what: grade.reason for what, grade in grades.items() if grade.passed is not True} == {}
+    for grade in grades.values():
+        assert grade.level == "tests"
+        assert grade.poisoned  # something could be altered: the stronger kind of rerun
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_altered_expectation_makes_an_honest_program_fail(local: LocalExecutor, name: str) -> None:
+    """One at a time: an alteration without effect would take honest programs for forgeries."""
+    from flywheel.sandbox.syntax import edited
+
+    suite = SUITES[name]
+    found = alterations(name, suite.tests, {suite.entry} if suite.entry else set())
+    assert found
+    asks = [(Program(suite.honest, name), TestChecks(edited(suite.tests, [edit]))) for edit in found]
+    grades = grade_many(local, asks, Policy(poison=False, flaky=False))
+    assert [grade.passed for grade in grades] == [False] * len(found)
+
+
+def test_where_nothing_can_be_altered_the_end_is(local: LocalExecutor) -> None:
+    tests = "check_all(add);"
+    honest = "const check_all = f => { if (f(2, 3) !== 5) throw new Error(); };\nfunction add(a, b) { return a + b; }"
+    forged = "process.on('uncaughtException', () => {});\nconst check_all = () => {}; function add() {}"
+    skipped = "const check_all = () => { process.exit(0); }; function add() {}"
+    asks = [(Program(s, "javascript"), TestChecks(tests)) for s in (honest, forged, skipped)]
+    grades = grade_many(local, asks)
+    assert (grades[0].passed, grades[0].poisoned) == (True, 0)
+    assert grades[2].passed is False
+
+
+def test_alterations_that_do_not_compile_decide_nothing(local: LocalExecutor) -> None:
+    tests = "char text[2] = {0};\nassert(add(1) == 1); static_assert(same(3) == 3);"
+    program = "constexpr int same(int x) { return x; }\nint add(int x) { return x; }"
+    (grade,) = grade_many(local, [(Program(program, "cpp"), TestChecks(tests, entry_point="same"))])
+    assert grade.passed is not False
+
+
+def test_problems_without_tests_or_with_broken_ones_are_named(local: LocalExecutor) -> None:
+    (grade,) = grade_many(local, [(Program("function f() {}", "javascript"), TestChecks("  \n"))])
+    assert grade.passed is None and "no tests" in grade.reason
+    for name, suite in SUITES.items():
+        assert testfile.tests_at_fault(name, suite.honest, suite.tests) is None, name
+        for source, tests in suite.more.values():
+            assert testfile.tests_at_fault(name, f"{source}\n", tests) is None, name
+    assert "cannot be parsed" in str(testfile.tests_at_fault("javascript", "const a = 1;", "assert(a === ;"))
+
+
+def test_a_program_that_passes_now_and_then_is_flaky(local: LocalExecutor) -> None:
+    order = "my %h = map { $_ => 1 } 1 .. 50; my $first = (keys %h)[0];"
+    first = local.run_all([Job("perl", {"main.pl": f"{order} print $first".encode()})])[0][0].stdout.decode()
+    source = f"{order} sub add {{ return $first == {first} ? $_[0] + $_[1] : 0 }}"
+    checks = TestChecks("assert(add(2, 3) == 5);", entry_point="add")
+    (grade,) = grade_many(local, [(Program(source, "perl"), checks)])
+    assert grade.passed is False and grade.flaky
+    (grade,) = grade_many(local, [(Program(source, "perl"), checks)], Policy(flaky=False))
+    assert grade.passed is True

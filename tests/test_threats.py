@@ -1,0 +1,225 @@
+"""Programs that attack the sandbox, its neighbours, the tests or the judge: each has its safe outcome."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from threats import DOUBLE, DOUBLE_CALLS, RIGHT, THREATS, Threat, run, works
+
+from flywheel.errors import UserError
+from flywheel.sandbox import cgroups, isolation
+from flywheel.sandbox.grading import Policy, Program, grade_many
+from flywheel.sandbox.job import Executor, Job, Limits
+from flywheel.sandbox.local import LocalExecutor
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalExecutor]:
+    with LocalExecutor() as executor:
+        yield executor
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Path:
+    (tmp_path / "marker").write_text("untouched")
+    return tmp_path
+
+
+def test_every_threat_is_there() -> None:
+    assert [threat.number for threat in THREATS] == list(range(1, 45))  # the 45th is below: it takes the executor apart
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=str)
+def test_threat_local(threat: Threat, local: LocalExecutor, box: Path) -> None:
+    threat.run(local, box)
+
+
+def test_45_a_runner_that_dies_is_not_the_programs_fault() -> None:
+    """Kill the zygotes under running programs: those run again, and nobody is called wrong."""
+    program = b"import time\ntime.sleep(0.4)\nprint('done')\n"
+    with LocalExecutor(slots=2) as executor:
+        works(executor)
+        killer = subprocess.Popen(
+            [sys.executable, "-c", _KILL_ZYGOTES, str(os.getpid())], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+        )
+        outcomes = [o for (o,) in executor.run_all([Job("python", {"main.py": program})] * 12)]
+        assert killer.wait() == 0
+        assert {o.status for o in outcomes} <= {"exited", "infra_error"}
+        assert sum(o.ok for o in outcomes) >= 10
+        works(executor)
+        assert executor.health() is None
+
+
+_KILL_ZYGOTES = """
+import os, signal, sys, time
+from pathlib import Path
+for _ in range(2):
+    time.sleep(0.5)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            inside = b"flywheel.sandbox.inside.zygote" in (process / "cmdline").read_bytes()
+            parents, at = [], int(process.name)
+            while at > 1:
+                at = int((Path("/proc") / str(at) / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                parents.append(at)
+            if inside and int(process.name) != os.getpid() and int(sys.argv[1]) in parents:
+                os.kill(int(process.name), signal.SIGKILL)
+        except (OSError, ValueError): pass
+"""
+
+
+def test_a_sandbox_that_fails_leaves_grades_undecided(local: LocalExecutor) -> None:
+    class Broken(LocalExecutor):
+        def __init__(self) -> None: ...
+
+        async def run(self, job: Job) -> list:  # type: ignore[type-arg]
+            from flywheel.sandbox.job import Outcome
+
+            return [Outcome("infra_error", detail="on fire")] * len(job.stdin)
+
+        def capabilities(self):  # type: ignore[no-untyped-def]
+            return local.capabilities()
+
+    asks = [(Program(RIGHT), DOUBLE), (Program(RIGHT), DOUBLE_CALLS)]
+    grades = grade_many(Broken(), asks)
+    assert [g.passed for g in grades] == [None, None]
+    assert all("on fire" in g.reason for g in grades)
+    assert all(g.verdict().score is None for g in grades)
+
+
+def _left(pid: int) -> list[str]:
+    """What an executor of a process has left on the machine."""
+    parents = cgroups.find()
+    folders = [parents.memory, parents.pids] if parents else []
+    left = [str(p) for folder in folders for p in folder.glob(f"{cgroups.PREFIX}{pid}-*")]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{cgroups.PREFIX}{pid}-" in (process / "cgroup").read_text():
+                left.append(f"process {process.name}")
+        except OSError:
+            continue
+    return left
+
+
+@pytest.mark.parametrize("way", ["close", "SIGKILL", "SIGTERM", "exit"])
+def test_nothing_is_left_behind(way: str, tmp_path: Path) -> None:
+    script = tmp_path / "use.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, sys, threading, time
+        from flywheel.sandbox.local import LocalExecutor
+        from flywheel.sandbox.job import Job
+        executor = LocalExecutor(slots=2)
+        program = b"import os, time\\nos.fork()\\nos.setsid() if os.getpid() != os.getpgid(0) else 0\\ntime.sleep(30)"
+        if {way!r} in ("close", "exit"):
+            executor.run_all([Job("python", {{"main.py": b"print(1)"}})] * 4)
+            print("ready", flush=True)
+            if {way!r} == "close": executor.close()
+        else:
+            jobs = [Job("python", {{"main.py": program}})] * 2
+            threading.Thread(target=executor.run_all, args=(jobs,), daemon=True).start()
+            time.sleep(0.5)
+            print("ready", flush=True)
+            time.sleep(60)
+        """)
+    )
+    mounts = Path("/proc/mounts").read_text()
+    user = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    assert user.stdout is not None
+    assert user.stdout.readline() == b"ready\n"
+    if way.startswith("SIG"):
+        user.send_signal(getattr(signal, way))
+    user.wait(20)
+    deadline = time.monotonic() + 10
+    while (_left(user.pid) or [p for p in tmp_path.iterdir() if p != script]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _left(user.pid) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["use.py"]
+    assert Path("/proc/mounts").read_text() == mounts
+
+
+def test_the_namespaces_are_really_the_programs_own(local: LocalExecutor) -> None:
+    source = (
+        "import os\nprint(*[os.readlink(f'/proc/self/ns/{n}') for n in ('user', 'pid', 'mnt', 'ipc', 'net', 'uts')])"
+    )
+    names = ("user", "pid", "mnt", "ipc", "net", "uts")
+    outside = {os.readlink(f"/proc/self/ns/{name}") for name in names}
+    inside = run(local, source).stdout.decode().split()
+    assert len(inside) == 6
+    assert outside.isdisjoint(inside)
+    capabilities = """
+status = [line.split() for line in open('/proc/self/status')]
+print([words[1] for words in status if words and words[0] in ('CapPrm:', 'CapEff:', 'CapInh:', 'CapAmb:', 'NoNewPrivs:')])
+"""
+    assert (
+        run(local, capabilities).stdout
+        == b"['0000000000000000', '0000000000000000', '0000000000000000', '0000000000000000', '1']\n"
+    )
+    assert (
+        b"2"
+        in run(local, "print([l.split()[1] for l in open('/proc/self/status') if l.startswith('Seccomp:')])").stdout
+    )
+
+
+def test_programs_do_not_share_a_user_with_the_machine(local: LocalExecutor) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give each slot a user of its own")
+    mapped = [
+        int(o.stdout.split()[1])
+        for (o,) in local.run_all([Job("python", {"main.py": b"print(open('/proc/self/uid_map').read())"})] * 8)
+    ]
+    assert all(uid >= 1_900_000_000 for uid in mapped)
+
+
+def test_weaker_isolation_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without bubblewrap: refused, with the remedy; accepted only when it was asked for, and then said."""
+    monkeypatch.setattr(isolation, "ways", lambda: ["landlock"])
+    with pytest.raises(UserError, match="namespaces is required") as refused:
+        LocalExecutor(slots=1)
+    assert "bubblewrap" in str(refused.value.hint)
+    with LocalExecutor(slots=1, require="landlock") as executor:
+        about = executor.capabilities()
+        assert about.level == "landlock"
+        assert any("Landlock" in remark for remark in about.remarks)
+        outcome = run(executor, "print('hello')")
+        assert outcome.ok, outcome
+        assert outcome.level == "landlock"
+    monkeypatch.setattr(isolation, "ways", list)
+    with pytest.raises(UserError, match="cannot be isolated"):
+        LocalExecutor(slots=1, require="landlock")
+
+
+@pytest.fixture(scope="module")
+def landlock() -> Iterator[LocalExecutor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(isolation, "ways", lambda: ["landlock"])
+        with LocalExecutor(require="landlock") as executor:
+            yield executor
+
+
+_LANDLOCK = (1, 2, 4, 12, 13, 15, 16, 17, 19, 22, 23, 24, 25, 26, 33, 34, 35, 36, 38, 42)
+
+
+@pytest.mark.parametrize("threat", [t for t in THREATS if t.number in _LANDLOCK], ids=str)
+def test_threat_landlock(threat: Threat, landlock: LocalExecutor, box: Path) -> None:
+    threat.run(landlock, box)
+
+
+@pytest.mark.parametrize("limits", [Limits(cpu=0.5), Limits(memory=64 << 20), Limits(output=100), Limits(processes=4)])
+def test_limits_that_were_in_force_are_told(limits: Limits, local: Executor) -> None:
+    outcome = run(local, "print(1)", limits=limits)
+    assert outcome.ok, outcome
+    assert outcome.limits.memory == limits.memory
+    assert outcome.usage.wall > 0
+    assert outcome.usage.memory > 0
+    assert Policy().flaky
