@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from conftest import ROOT, flywheel
 
 from flywheel.files import read_json, read_rows
-from tests.conftest import ROOT, flywheel
 
 RECIPE = {"curate": ["exact_duplicates", {"length": {"unit": "words", "max": 5}}, {"format": {"forbid": ["sorry"]}}]}
 
