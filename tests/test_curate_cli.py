@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from flywheel.files import read_json, read_rows
+from flywheel.recipe import parse_recipe, select
 from tests.conftest import ROOT, flywheel
 
 RECIPE = {"curate": ["exact_duplicates", {"length": {"unit": "words", "max": 5}}, {"format": {"forbid": ["sorry"]}}]}
@@ -170,3 +171,32 @@ def test_a_run_s_own_policy_can_judge_and_its_rubbish_is_a_recorded_decision(tmp
     ]
     assert line["counts/dropped_by_self_filter"] == 0
     assert set(read_json(folder / "difficulty.json")) == {"measure", "never solved", "before", "after"}
+
+
+def test_check_reads_what_filters_name_and_who_judges_may_move(tmp_path: Path) -> None:
+    recipe = yaml.safe_load((ROOT / "recipes" / "smoke.yaml").read_text())
+    recipe["curate"] = [
+        {"self_filter": {"rubric": "mine.md"}},
+        {"quality": {"judge": {"engine": {"use": "vlm"}}}},
+        {"overused_phrases": {"lists": ["xx"]}},
+        {"decontaminate": {"against": ["none.jsonl"]}},
+        {"difficulty": {"by": "judge", "engine": {"batchsize": 3}}},
+    ]
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(recipe))
+    done = flywheel("check", tmp_path / "wrong.yaml")
+    assert done.returncode == 1
+    told = " ".join((done.stdout + done.stderr).split())
+    for message in ("'mine.md'", "no engine 'vlm'", "list of phrases 'xx'", "none.jsonl", "batchsize"):
+        assert message in told, told
+
+
+def test_a_judge_s_servers_are_no_part_of_what_a_stage_depends_on() -> None:
+    def parts(server: str) -> Any:
+        engine = {"use": "openai", "extra": {"model": "m", "servers": [server]}}
+        recipe = yaml.safe_load((ROOT / "recipes" / "smoke.yaml").read_text())
+        recipe["curate"] = [{"quality": {"judge": {"engine": engine}}}]
+        parsed = parse_recipe(recipe)
+        assert parsed.engines() == {"transformers", "openai"}
+        return select(parsed.model_dump(mode="json"), ["curate"])
+
+    assert parts("http://a/v1") == parts("http://b/v1")
