@@ -154,6 +154,7 @@ def test_missing_columns_are_named_all_at_once_before_anything_runs() -> None:
     rows = [{"sample_id": "a", "text": "x"}]
     with pytest.raises(DataError) as caught:
         run(rows, {"pass_rate": {}}, {"finished": {}})
+    assert run([*rows, {"sample_id": "b", "text": " x"}], {"exact_duplicates": {}})[0] == ["a"]
     assert "'pass_rate'" in caught.value.message and "'finish'" in caught.value.message
 
 
