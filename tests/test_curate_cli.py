@@ -166,10 +166,12 @@ def test_a_run_s_own_policy_can_judge_and_its_rubbish_is_a_recorded_decision(tmp
     assert funnel["self_filter"]["report"]["undecided"] == funnel["self_filter"]["rows_in"]
     assert len(read_rows(folder / "sft.parquet")) >= funnel["self_filter"]["kept"]
     assert not list(folder.glob(".*"))
-    (line,) = [
-        json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "counts/kept" in x
-    ]
-    assert line["counts/dropped_by_self_filter"] == 0
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (counts,) = [line for line in lines if "counts/kept" in line]
+    assert counts["counts/dropped_by_self_filter"] == 0
+    (told,) = [line for line in lines if "funnel/verified/rows_in" in line]
+    gone = sum(count for name, count in told.items() if name.startswith("funnel/verified/dropped: "))
+    assert told["funnel/verified/rows_in"] - gone == told["funnel/verified/kept"] == funnel["verified"]["kept"]
     assert set(read_json(folder / "difficulty.json")) == {"measure", "never solved", "before", "after"}
 
 

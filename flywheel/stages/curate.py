@@ -57,6 +57,7 @@ def curate(
             "work": str(work),
         }
         counts, funnel = run_with_engine(ctx, stage, policy, "flywheel.stages.curate:work", payload)
+        ctx.tracker.funnel(number, funnel)
         ctx.screen.say("\n".join([f"round {number}: curation", *(f"  {line}" for line in show_funnel(funnel))]))
         made: dict[str, Any] = counts
         return made
