@@ -426,7 +426,7 @@ def test_a_judge_that_answers_rubbish_is_counted_and_never_a_crash() -> None:
 
 def test_what_was_judged_before_a_crash_is_not_judged_again(tmp_path: Path) -> None:
     class Dying:
-        continuous = True
+        continuous = False
         asked = 0
 
         async def chat(self, messages: Any, sampling: Any) -> Any:
