@@ -24,8 +24,8 @@ from flywheel.types import Message, Sampling
 from flywheel.verify import Judgement, Rubric, judge, load_rubric
 
 PORTION, CONTINUOUS = 256, 1024
-"""Rows judged at once: enough to fill an engine's batch, few enough to lose. More where the engine's batch would run out
-at the end of each portion, while the others are waiting."""
+"""Rows judged at once: enough to fill an engine's batch, few enough to lose. With a continuous engine more, because its
+batch runs empty at the end of each portion."""
 
 
 @dataclass(frozen=True)
