@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -134,12 +135,11 @@ def _write_replayed(sink: ParquetSink, payload: dict[str, Any]) -> None:
 def _held_out(filters: list[tuple[str, Filter]], problems: pa.Table, given: Aids) -> set[str]:
     """Problems that hold an evaluation problem: a pair teaches its prompt, whoever answered."""
     checks = [filter for _, filter in filters if isinstance(filter, Decontaminate)]
-    held: set[str] = set()
-    for batch in problems.select(["problem_id", "prompt"]).to_batches(8192):
-        questions = user_text(batch["prompt"]).to_pylist()
-        for check in checks:
-            held.update(batch["problem_id"].filter(pa.array(check.holds(questions, given))).to_pylist())
-    return held
+    questions = [text for chunk in problems["prompt"].chunks for text in user_text(chunk).to_pylist()]
+    held = np.zeros(len(problems), bool)
+    for check in checks:
+        held |= check.holds(questions, given)
+    return set(problems["problem_id"].filter(pa.array(held)).to_pylist())
 
 
 def _write_pairs(file: Path, payload: dict[str, Any], found: Tally, rows: Rows, held: set[str]) -> int:
