@@ -186,9 +186,7 @@ def show_planted(folder: Path) -> None:
     dropped = pq.ParquetFile(folder / "decontaminate.parquet").read(["sample_id", "detail"]).to_pylist()
     items = {json.loads(row["detail"])["item"] for row in dropped}
     hit = sum(str(i) in items for i in range(PLANTED))
-    print(
-        f"planted evaluation questions found: {hit} of {PLANTED}; other rows dropped with them: {len(dropped) - PLANTED}"
-    )
+    print(f"planted evaluation questions found: {hit} of {PLANTED}; other rows dropped: {len(dropped) - hit}")
 
 
 def main() -> None:
