@@ -104,7 +104,7 @@ def make(folder: Path, rows: int, gsm8k: Path | None) -> None:
         answer = pc.replace_with_mask(answer, pa.array(foreign), texts(draw, german, int(foreign.sum()), 23))
         loops = [(text[:60] + " ") * 33 for text in answer.filter(pa.array(looped)).to_pylist()]
         answer = pc.replace_with_mask(answer, pa.array(looped), pa.array(loops, pa.string()))
-        mark = marks.take(pa.array(draw.choice(len(marks), n, p=[0.6, 0.1, 0.2, 0.05, 0.05])))
+        mark = marks.take(pa.array(draw.choice(len(marks), n, p=[0.57, 0.1, 0.2, 0.05, 0.08])))
         body = pc.binary_join_element_wise(mark, answer, "")
         here = np.flatnonzero((planted >= begin) & (planted < begin + n))
         mask = np.zeros(n, bool)
@@ -186,9 +186,7 @@ def show_planted(folder: Path) -> None:
     dropped = pq.ParquetFile(folder / "decontaminate.parquet").read(["sample_id", "detail"]).to_pylist()
     items = {json.loads(row["detail"])["item"] for row in dropped}
     hit = sum(str(i) in items for i in range(PLANTED))
-    print(
-        f"planted evaluation questions found: {hit} of {PLANTED}; other rows dropped with them: {len(dropped) - PLANTED}"
-    )
+    print(f"planted evaluation questions found: {hit} of {PLANTED}; other rows dropped: {len(dropped) - hit}")
 
 
 def main() -> None:

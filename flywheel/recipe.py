@@ -272,7 +272,11 @@ class Recipe(Section):
 
     def engines(self) -> set[str]:
         """Names of all engines that the run uses."""
-        return {section.use for section in (self.engine, self.sample.engine) if section is not None}
+        own = {section.use for section in (self.engine, self.sample.engine) if section is not None}
+        options = [option for entry in self.curate for option in entry.values()]
+        judges = [found for option in options for found in (option, option.get("judge")) if isinstance(found, dict)]
+        asked = [judge["engine"] for judge in judges if isinstance(judge.get("engine"), dict)]
+        return own | {str(engine["use"]) for engine in asked if "use" in engine}
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Recipe:
@@ -435,6 +439,8 @@ def select(resolved: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 def _without_operational(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_operational(item) for item in value]
     if not isinstance(value, dict):
         return value
     if value.get("use") == "openai" and isinstance(value.get("extra"), dict):

@@ -14,6 +14,7 @@ import yaml
 from conftest import ROOT, flywheel
 
 from flywheel.files import read_json, read_rows
+from flywheel.recipe import parse_recipe, select
 
 RECIPE = {"curate": ["exact_duplicates", {"length": {"unit": "words", "max": 5}}, {"format": {"forbid": ["sorry"]}}]}
 
@@ -165,8 +166,39 @@ def test_a_run_s_own_policy_can_judge_and_its_rubbish_is_a_recorded_decision(tmp
     assert funnel["self_filter"]["report"]["undecided"] == funnel["self_filter"]["rows_in"]
     assert len(read_rows(folder / "sft.parquet")) >= funnel["self_filter"]["kept"]
     assert not list(folder.glob(".*"))
-    (line,) = [
-        json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "counts/kept" in x
-    ]
-    assert line["counts/dropped_by_self_filter"] == 0
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (counts,) = [line for line in lines if "counts/kept" in line]
+    assert counts["counts/dropped_by_self_filter"] == 0
+    (told,) = [line for line in lines if "funnel/verified/rows_in" in line]
+    gone = sum(count for name, count in told.items() if name.startswith("funnel/verified/dropped: "))
+    assert told["funnel/verified/rows_in"] - gone == told["funnel/verified/kept"] == funnel["verified"]["kept"]
     assert set(read_json(folder / "difficulty.json")) == {"measure", "never solved", "before", "after"}
+
+
+def test_check_reads_what_filters_name_and_who_judges_may_move(tmp_path: Path) -> None:
+    recipe = yaml.safe_load((ROOT / "recipes" / "smoke.yaml").read_text())
+    recipe["curate"] = [
+        {"self_filter": {"rubric": "mine.md"}},
+        {"quality": {"judge": {"engine": {"use": "vlm"}}}},
+        {"overused_phrases": {"lists": ["xx"]}},
+        {"decontaminate": {"against": ["none.jsonl"]}},
+        {"difficulty": {"by": "judge", "engine": {"batchsize": 3}}},
+    ]
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(recipe))
+    done = flywheel("check", tmp_path / "wrong.yaml")
+    assert done.returncode == 1
+    told = " ".join((done.stdout + done.stderr).split())
+    for message in ("'mine.md'", "no engine 'vlm'", "list of phrases 'xx'", "none.jsonl", "batchsize"):
+        assert message in told, told
+
+
+def test_a_judge_s_servers_are_no_part_of_what_a_stage_depends_on() -> None:
+    def parts(server: str) -> Any:
+        engine = {"use": "openai", "extra": {"model": "m", "servers": [server]}}
+        recipe = yaml.safe_load((ROOT / "recipes" / "smoke.yaml").read_text())
+        recipe["curate"] = [{"quality": {"judge": {"engine": engine}}}]
+        parsed = parse_recipe(recipe)
+        assert parsed.engines() == {"transformers", "openai"}
+        return select(parsed.model_dump(mode="json"), ["curate"])
+
+    assert parts("http://a/v1") == parts("http://b/v1")

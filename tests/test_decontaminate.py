@@ -83,6 +83,17 @@ def test_what_all_problems_share_is_not_evidence(tmp_path: Path) -> None:
     assert set(found([*others, intro + evaluation[2][len(intro) :]], evaluation, tmp_path)) == {"s0002"}
 
 
+def test_words_that_very_many_problems_share_are_not_evidence_but_copies_are(tmp_path: Path) -> None:
+    stock = "as an experienced teacher of mathematics at a small school in the country, you are asked the following: "
+    evaluation = [stock + STORY, *TALES]
+    others = [f"{stock}{name} has some apples, how many?" for name in ("Ann", "Bob", "Cid", "Dee", "Eve", "Fay")]
+    assert set(found([*others, STORY], evaluation, tmp_path)) == {
+        f"s{i:04d}" for i in range(7)
+    }  # a few: no way to tell
+    many = others + [f"{stock}What is {i} times {i}?" for i in range(20)]
+    assert set(found([*many, *[STORY] * 30], evaluation, tmp_path)) == {f"s{i:04d}" for i in range(26, 56)}
+
+
 TALES = [
     "A baker finds eleven loaves under the stairs and gives away all but two of them to the miller's hungry children.",
     "Seventeen geese cross a frozen pond, and on the way back five of them have grown tired and must be carried home.",

@@ -154,6 +154,7 @@ def test_missing_columns_are_named_all_at_once_before_anything_runs() -> None:
     rows = [{"sample_id": "a", "text": "x"}]
     with pytest.raises(DataError) as caught:
         run(rows, {"pass_rate": {}}, {"finished": {}})
+    assert run([*rows, {"sample_id": "b", "text": " x"}], {"exact_duplicates": {}})[0] == ["a"]
     assert "'pass_rate'" in caught.value.message and "'finish'" in caught.value.message
 
 
@@ -425,7 +426,7 @@ def test_a_judge_that_answers_rubbish_is_counted_and_never_a_crash() -> None:
 
 def test_what_was_judged_before_a_crash_is_not_judged_again(tmp_path: Path) -> None:
     class Dying:
-        continuous = True
+        continuous = False
         asked = 0
 
         async def chat(self, messages: Any, sampling: Any) -> Any:

@@ -31,17 +31,19 @@ class Verified:
 class ExactDuplicates:
     """Drops a completion that is kept already for the same problem: of equal ones the first stays.
 
+    Plain texts, which have no problems, are compared with all others.
+
     Args:
         ignore_space: treat texts that differ only in white space as equal.
     """
 
-    columns = ("problem_id", "text")
+    columns = ("text",)
 
     def __init__(self, ignore_space: bool = True) -> None:
         self._ignore_space = ignore_space
 
     def drops(self, rows: Rows, aids: Aids) -> Iterator[Drops]:
-        codes, _ = rows.codes("problem_id")
+        codes = rows.codes("problem_id")[0] if rows.has("problem_id") else np.zeros(rows.count, np.int64)
         keys = np.zeros(rows.count, "V16")
         for batch, hashes in rows.map(self._hashes, "text"):
             keys[batch.ordinals] = hashes

@@ -22,8 +22,8 @@ OVERSIZED = 4.0
 AUDITED = 256
 """Rows whose true neighbours are searched among all rows, to see how far across a border they lie."""
 PERTURBED = 4096
-PERTURBED_QUANTILE = 0.99
-NEIGHBOUR_QUANTILE = 0.995
+PERTURBED_QUANTILE = 0.999
+NEIGHBOUR_QUANTILE = 0.999
 MOST_NEIGHBOURS = 32
 """Counted per audited row (and a chunk's worth more), so that one dense group does not speak for all."""
 MOST_PROBES = 64.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from flywheel.curate.chain import Aids, Drops
+from flywheel.curate.contamination import Index, Match
 from flywheel.curate.evalsets import Item, read_set
-from flywheel.curate.ngrams import Lookup, Words, blocks, words
 from flywheel.curate.rows import Batch, Rows
 
 HELDOUT = "heldout"
-COMMON = 3
-"""An n-gram in more evaluation problems than this, digits aside, is boilerplate."""
-
-
-@dataclass(frozen=True)
-class Match:
-    """A row that holds an evaluation problem: by which rule, which problem, and the words that matched."""
-
-    row: int
-    rule: str
-    item: Item
-    matched: str
 
 
 class Decontaminate:
@@ -87,21 +74,19 @@ class Decontaminate:
             return
         index = self._index(items)
         columns = ("dialogue", "question") if rows.has("question") else ("dialogue",)
-        gone = np.zeros(rows.count, bool)
-        for batch, matches in rows.map(index.search, *columns):
-            if matches:
-                ordinals = batch.ordinals[[match.row for match in matches]]
-                gone[ordinals] = True
-                yield Drops(
-                    ordinals,
-                    [f"{match.rule} in common with {match.item.set}" for match in matches],
-                    detail={
-                        "set": [match.item.set for match in matches],
-                        "item": [match.item.id for match in matches],
-                        "matched": [match.matched for match in matches],
-                    },
-                )
+        matches: dict[int, Match] = {}
+        having, grams = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for batch, found in rows.map(index.search, *columns):
+            matches |= {int(batch.ordinals[row]): match for row, match in found.matches.items()}
+            having.append(batch.ordinals[found.rows])
+            grams.append(found.grams)
+        problems = rows.codes("problem_id")[0] if rows.has("problem_id") else np.arange(rows.count)
+        matches |= index.by_ngram(np.concatenate(having), np.concatenate(grams), problems)
+        ordinals = np.array(sorted(matches), np.int64)
+        yield _drops(ordinals, [matches[int(ordinal)] for ordinal in ordinals])
         if self._similarity is not None:
+            gone = np.zeros(rows.count, bool)
+            gone[ordinals] = True
             yield from self._paraphrases(rows, items, gone, self._similarity, aids)
 
     def holds(self, questions: Iterable[str], aids: Aids) -> NDArray[np.bool_]:
@@ -111,8 +96,9 @@ class Decontaminate:
         held = np.zeros(len(texts), bool)
         if (items := self._items(aids)) and len(texts):
             columns = pa.RecordBatch.from_arrays([texts, texts], names=["dialogue", "question"])
-            matches = self._index(items).search(Batch(np.arange(len(texts)), columns))
-            held[[match.row for match in matches]] = True
+            index = self._index(items)
+            found = index.search(Batch(np.arange(len(texts)), columns))
+            held[[*found.matches, *index.by_ngram(found.rows, found.grams, np.arange(len(texts)))]] = True
         return held
 
     def _index(self, items: list[Item]) -> Index:
@@ -155,120 +141,13 @@ class Decontaminate:
             aids.progress("decontaminate", done, len(rows))
 
 
-class Index:
-    """Evaluation problems, ready to be looked for in rows.
-
-    Args:
-        items: the problems; those without words are ignored.
-        n, short, coverage: as the filter's ``ngram``, ``short_ngram`` and ``coverage``.
-    """
-
-    def __init__(self, items: Sequence[Item], n: int, short: int, coverage: float) -> None:
-        self._items = list(items)
-        self._n, self._short = n, short
-        texts = pa.array([item.text for item in items], pa.string())
-        exact, alike = _all_words(texts, True), _all_words(texts, False)
-        common = min(COMMON, max(1, len(items) // 2))
-        self._long = _Grams(exact, alike, n, common)
-        self._few = _Grams(exact, alike, short, common)
-        lengths = np.diff(exact.offsets)
-        # A problem most of whose n-grams are everybody's is known only by all of its words.
-        grams = np.maximum(lengths - short + 1, 0)
-        telling = self._few.telling(len(items))
-        self._needed = np.where(2 * telling >= np.maximum(grams, 1), np.ceil(coverage * telling), np.inf)
-        whole, counts = np.unique(exact.whole(), return_counts=True)
-        rare = np.isin(exact.whole(), whole[counts <= common]) & (lengths > 0)
-        self._questions = {int(h): i for i, h in reversed(list(enumerate(exact.whole()))) if rare[i]}
-        self._asked = Lookup(np.array(list(self._questions), np.uint64))
-        self._spans = _spans(exact, rare & np.isinf(self._needed) & (lengths >= short))
-
-    def search(self, batch: Batch) -> list[Match]:
-        """At most one match per row of a batch with ``dialogue`` and perhaps ``question``; the surest rule first."""
-        matches: dict[int, Match] = {}
-        for begin, texts in blocks(batch.text("dialogue")):
-            for match in self._in_dialogues(words(texts), begin):
-                matches.setdefault(match.row, match)
-        if "question" in batch.table.schema.names:
-            for begin, texts in blocks(batch.text("question")):
-                found = words(texts)
-                hashes = found.whole()
-                places, _ = self._asked.find(hashes, np.diff(found.offsets) > 0)
-                for place in places.tolist():
-                    item = self._items[self._questions[int(hashes[place])]]
-                    matches.setdefault(begin + place, Match(begin + place, "same question", item, item.text))
-        return [matches[row] for row in sorted(matches)]
-
-    def _in_dialogues(self, found: Words, begin: int) -> Iterator[Match]:
-        rows = found.rows()
-        hashes, valid = found.ngrams(self._n)
-        places, grams = self._long.lookup.find(hashes, valid)
-        hit, first = np.unique(rows[places], return_index=True)
-        for row, at in zip(hit.tolist(), first.tolist(), strict=True):
-            item = self._items[self._long.first[grams[at]]]
-            yield Match(begin + row, f"{self._n}-gram", item, found.text(int(places[at]), self._n))
-        hashes, valid = found.ngrams(self._short)
-        places, grams = self._few.lookup.find(hashes, valid)
-        for row, item_at, place in self._covered(rows[places], grams, places):
-            text = found.text(place, self._short)
-            yield Match(begin + row, f"most {self._short}-grams", self._items[item_at], text)
-        for length, (lookup, of) in self._spans.items():
-            hashes, valid = found.ngrams(length)
-            for place in lookup.find(hashes, valid)[0].tolist():
-                item = self._items[of[int(hashes[place])]]
-                yield Match(begin + int(rows[place]), "whole problem", item, found.text(place, length))
-
-    def _covered(
-        self, rows: NDArray[np.int64], grams: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> Iterator[tuple[int, int, int]]:
-        """Row, problem and a place, wherever enough of a problem's n-grams stand in a row."""
-        seen: Counter[tuple[int, int]] = Counter()
-        for row, gram in dict.fromkeys(zip(rows.tolist(), grams.tolist(), strict=True)):
-            seen.update((row, item) for item in self._few.items[gram])
-        place_of = dict(zip(reversed(rows.tolist()), reversed(places.tolist()), strict=True))
-        for (row, item), count in sorted(seen.items()):
-            if count >= self._needed[item]:
-                yield row, item, place_of[row]
-
-
-class _Grams:
-    """The n-grams that tell problems apart.
-
-    Attributes:
-        lookup: finds them.
-        items: the problems that each of them stands in, few.
-        first: the first of those.
-    """
-
-    def __init__(self, exact: Words, alike: Words, n: int, common: int) -> None:
-        hashes, valid = exact.ngrams(n)
-        shapes, _ = alike.ngrams(n)  # the same places, with the digits alike
-        rows = exact.rows()[valid]
-        pairs = np.unique(np.stack([shapes[valid], rows.astype(np.uint64)]), axis=1)
-        shape, problems = np.unique(pairs[0], return_counts=True)
-        keep = problems[np.searchsorted(shape, shapes[valid])] <= common
-        self.lookup = Lookup(hashes[valid][keep])
-        self.items: list[list[int]] = [[] for _ in self.lookup.hashes]
-        at = np.searchsorted(self.lookup.hashes, hashes[valid][keep])
-        for gram, item in sorted(set(zip(at.tolist(), rows[keep].tolist(), strict=True))):
-            self.items[gram].append(item)
-        self.first = [items[0] for items in self.items]
-
-    def telling(self, problems: int) -> NDArray[np.float64]:
-        """How many of them each problem has."""
-        return np.bincount([item for items in self.items for item in items], minlength=problems).astype(float)
-
-
-def _all_words(texts: pa.Array, digits: bool) -> Words:
-    """Words of an evaluation set; a run of digits is one word either way, so that places agree."""
-    return words(texts, digits)
-
-
-def _spans(exact: Words, wanted: NDArray[np.bool_]) -> dict[int, tuple[Lookup, dict[int, int]]]:
-    """Whole problems by their number of words: what finds them, and which they are."""
-    lengths = np.diff(exact.offsets)
-    spans = {}
-    for length in np.unique(lengths[wanted]).tolist():
-        at = np.flatnonzero(wanted & (lengths == length))
-        hashes = exact.ngrams(length)[0][exact.offsets[:-1][at]]
-        spans[int(length)] = (Lookup(hashes), dict(zip(map(int, hashes), at.tolist(), strict=True)))
-    return spans
+def _drops(ordinals: NDArray[np.int64], matches: Sequence[Match]) -> Drops:
+    return Drops(
+        ordinals,
+        [f"{match.rule} in common with {match.item.set}" for match in matches],
+        detail={
+            "set": [match.item.set for match in matches],
+            "item": [match.item.id for match in matches],
+            "matched": [match.matched for match in matches],
+        },
+    )

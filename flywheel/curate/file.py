@@ -114,12 +114,13 @@ class Identified:
         self._source = source
         self.count = source.count
         self.names = ["sample_id", *source.names]
-        ids: list[str] = []
+        parts: list[pa.Array] = []
+        start = 0
         for batch in source.batches(source.names):
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                digest = hashlib.blake2b(repr(row).encode(errors="replace"), digest_size=8).hexdigest()
-                ids.append(f"{digest}-{len(ids):09d}")
-        self._ids = pa.array(ids, pa.string())
+            rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            parts.append(pa.array([f"{_digest(row)}-{i:09d}" for i, row in enumerate(rows, start)], pa.string()))
+            start += len(batch)
+        self._ids = pa.concat_arrays(parts) if parts else pa.array([], pa.string())
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         others = [name for name in columns if name != "sample_id"]
@@ -132,6 +133,10 @@ class Identified:
             made = {"sample_id": self._ids.slice(start, len(batch)), **dict(zip(others, batch.columns, strict=True))}
             start += len(batch)
             yield pa.RecordBatch.from_arrays([made[name] for name in columns], names=list(columns))
+
+
+def _digest(row: tuple[Any, ...]) -> str:
+    return hashlib.blake2b(repr(row).encode(errors="replace"), digest_size=8).hexdigest()
 
 
 def _whole_conversations(file: Path, schema: pa.Schema) -> list[str]:

@@ -23,8 +23,9 @@ from flywheel.errors import RecipeError
 from flywheel.types import Message, Sampling
 from flywheel.verify import Judgement, Rubric, judge, load_rubric
 
-PORTION = 256
-"""Rows judged at once: enough to fill an engine's batch, few enough to lose."""
+PORTION, CONTINUOUS = 256, 1024
+"""Rows judged at once: enough to fill an engine's batch, few enough to lose. With a continuous engine more, because its
+batch runs empty at the end of each portion."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,11 @@ def judge_rows(name: str, rows: Rows, judging: Judge, aids: Aids, wanted: NDArra
     store = _Store(aids.scratch, name, rubric, judging)
     done = 0
     with _engine(judging, aids) as engine, asyncio.Runner() as runner:
+        size = CONTINUOUS if engine.continuous else PORTION
         for batch in rows.scan("sample_id", *columns):
             here = np.flatnonzero(wanted[batch.ordinals])
-            for begin in range(0, len(here), PORTION):
-                at = here[begin : begin + PORTION]
+            for begin in range(0, len(here), size):
+                at = here[begin : begin + size]
                 portion = batch.table.take(pa.array(at)).to_pylist()
                 missing = [row for row in portion if row["sample_id"] not in store.known]
                 if missing:

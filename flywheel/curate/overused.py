@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,11 @@ class OverusedPhrases:
 
     def drops(self, rows: Rows, aids: Aids) -> Iterator[Drops]:
         listed = [phrase for name in self._lists for phrase in read_list(name, aids.base)] + self._phrases
-        new = self._find_new(rows, aids)
+        # Found by its words alone, a listed phrase would be balanced twice.
+        known = [" ".join(re.findall(r"\w+", phrase.name.lower())) for phrase in listed]
+        new = [
+            phrase for phrase in self._find_new(rows, aids) if not any(name in phrase.name for name in known if name)
+        ]
         phrases = list({phrase.pattern: phrase for phrase in listed + new}.values())
         if len(phrases) > MOST:
             raise RecipeError(

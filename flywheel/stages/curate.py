@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from flywheel.files import ParquetSink, write_json
 from flywheel.stagedir import StageDir
 from flywheel.stages.context import Checkpoint, Context
 from flywheel.stages.graded import Tally, graded_parts, make_groups, tally, write_graded
-from flywheel.stages.judging import Judging
+from flywheel.stages.judging import aids, run_with_engine
 from flywheel.stages.problems import FILE
 from flywheel.stages.schemas import PAIRS, SFT
 from flywheel.types import Pair, Problem
@@ -56,8 +57,8 @@ def curate(
             "demonstrations": ctx.recipe.replay.demonstrations,
             "work": str(work),
         }
-        judging = Judging.of(ctx, stage, policy)
-        counts, funnel = judging.run_worker("flywheel.stages.curate:work", payload)
+        counts, funnel = run_with_engine(ctx, stage, policy, "flywheel.stages.curate:work", payload)
+        ctx.tracker.funnel(number, funnel)
         ctx.screen.say("\n".join([f"round {number}: curation", *(f"  {line}" for line in show_funnel(funnel))]))
         made: dict[str, Any] = counts
         return made
@@ -82,12 +83,12 @@ def work(payload: dict[str, Any], report: Report) -> tuple[dict[str, Any], list[
         rows = Rows(ParquetSource([graded]))
         entered = rows.alive.copy()
         with ParquetSink(out / "dropped.parquet", DROPPED) as dropped:
-            funnel = run_chain(filters, rows, dropped, Judging.aids(payload, report))
+            funnel = run_chain(filters, rows, dropped, aids(payload, report))
         with ParquetSink(out / "sft.parquet", SFT) as sft:
             _write_own(sft, rows, payload["round"])
             kept = sft.rows
             _write_replayed(sft, payload)
-        held = _held_out(filters, found.problems, Judging.aids(payload, report))
+        held = _held_out(filters, found.problems, aids(payload, report))
         pairs = _write_pairs(out / "pairs.parquet", payload, found, rows, held)
         write_json(out / "funnel.json", funnel)
         write_json(out / "difficulty.json", before_and_after(rows, entered))
@@ -131,15 +132,14 @@ def _write_replayed(sink: ParquetSink, payload: dict[str, Any]) -> None:
                 left -= len(batch)
 
 
-def _held_out(filters: list[tuple[str, Filter]], problems: pa.Table, aids: Aids) -> set[str]:
+def _held_out(filters: list[tuple[str, Filter]], problems: pa.Table, given: Aids) -> set[str]:
     """Problems that hold an evaluation problem: a pair teaches its prompt, whoever answered."""
     checks = [filter for _, filter in filters if isinstance(filter, Decontaminate)]
-    held: set[str] = set()
-    for batch in problems.select(["problem_id", "prompt"]).to_batches(8192):
-        questions = user_text(batch["prompt"]).to_pylist()
-        for check in checks:
-            held.update(batch["problem_id"].filter(pa.array(check.holds(questions, aids))).to_pylist())
-    return held
+    questions = [text for chunk in problems["prompt"].chunks for text in user_text(chunk).to_pylist()]
+    held = np.zeros(len(problems), bool)
+    for check in checks:
+        held |= check.holds(questions, given)
+    return set(problems["problem_id"].filter(pa.array(held)).to_pylist())
 
 
 def _write_pairs(file: Path, payload: dict[str, Any], found: Tally, rows: Rows, held: set[str]) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from flywheel.curate import Aids, make_filters
+from flywheel.curate import Aids, Filter, make_filters
 from flywheel.devices import await_release, cpu_threads, generation_env, memory_in_use, replicas
 from flywheel.engines import EngineSpec, make_engine
 from flywheel.engines.base import derive_seed
@@ -16,73 +17,61 @@ from flywheel.errors import RecipeError
 from flywheel.recipe import EngineUse
 from flywheel.stagedir import StageDir
 from flywheel.stages.context import Checkpoint, Context
+from flywheel.tracking import Bar
 from flywheel.workers import Report
 
 
-@dataclass(frozen=True)
-class Judging:
-    """How one curation's judge runs, if any of its filters asks one."""
+def run_with_engine(ctx: Context, stage: StageDir, policy: Checkpoint, target: str, payload: dict[str, Any]) -> Any:
+    """Run a worker that can load an engine for its judges, and see it out.
 
-    ctx: Context
-    stage: StageDir
-    policy: Checkpoint
+    It has this rank's first devices, as a sampler would, and its exit frees them. Its judges' progress is shown.
 
-    @classmethod
-    def of(cls, ctx: Context, stage: StageDir, policy: Checkpoint) -> Judging:
-        return cls(ctx, stage, policy)
+    Args:
+        ctx, stage: what the worker runs for.
+        policy: the checkpoint that judges, unless a filter names another engine.
+        target, payload: as for ``workers.spawn``; ``aids`` reads what is added to the payload.
+    """
+    asked = [option for _, filter in make_filters(ctx.recipe.curate, ctx.base) for option in _engines(filter)]
+    local = [engine_use(option, ctx.recipe.engine) for option in asked if not _on_a_server(option)]
+    gpus = replicas(ctx.rank, max((use.tensor_parallel for use in local), default=1), 1)[0]
+    spec = EngineSpec(
+        **ctx.recipe.engine.model_dump(mode="json", exclude={"cpu_replicas", "extra"}),
+        model=str(policy.path),
+        chat_template=ctx.chat_template(),
+        threads=None if gpus else cpu_threads(ctx.rank, 1),
+        seed=derive_seed(ctx.recipe.seed, stage.label) % 2**31,
+        extra=ctx.recipe.engine.extra,
+    )
+    bars: dict[str, Bar] = {}
 
-    def run_worker(self, target: str, payload: dict[str, Any]) -> Any:
-        """Run a worker that has an engine at hand: on this rank's first devices, as a sampler would, and freed by
-        its exit."""
-        filters = make_filters(self.ctx.recipe.curate, self.ctx.base)
-        asked = [option for _, filter in filters for option in getattr(filter, "engines", ())]
-        local = [engine_use(option, self.ctx.recipe.engine) for option in asked if not _on_a_server(option)]
-        gpus = replicas(self.ctx.rank, max((use.tensor_parallel for use in local), default=1), 1)[0]
-        spec = EngineSpec(
-            **self.ctx.recipe.engine.model_dump(mode="json", exclude={"cpu_replicas", "extra"}),
-            model=str(self.policy.path),
-            chat_template=self.ctx.chat_template(),
-            threads=None if gpus else cpu_threads(self.ctx.rank, 1),
-            seed=derive_seed(self.ctx.recipe.seed, self.stage.label) % 2**31,
-            extra=self.ctx.recipe.engine.extra,
-        )
-        bars = {}
+    def receive(kind: str, values: dict[str, Any]) -> None:
+        if kind == "filtered":
+            bar = bars.setdefault(values["filter"], ctx.bar(stage, values["filter"], "rows"))
+            bar.update(values["done"], values["total"])
 
-        def receive(kind: str, values: dict[str, Any]) -> None:
-            if kind == "filtered":
-                name = values["filter"]
-                if name not in bars:
-                    bars[name] = self.ctx.bar(self.stage, name, "rows")
-                bars[name].update(values["done"], values["total"])
+    used = memory_in_use(gpus)
+    added = {"engine": spec, "usage": str(ctx.run.path / "usage.jsonl")}
+    worker = ctx.start(stage, target, {**payload, **added}, env=generation_env(gpus), on_message=receive)
+    try:
+        (result,) = ctx.finish(worker)
+    finally:
+        for bar in bars.values():
+            bar.close()
+    await_release(used, {worker.process.pid})
+    return result
 
-        used = memory_in_use(gpus)
-        worker = self.ctx.start(
-            self.stage,
-            target,
-            {**payload, "engine": spec, "usage": str(self.ctx.run.path / "usage.jsonl")},
-            env=generation_env(gpus),
-            on_message=receive,
-        )
-        try:
-            (result,) = self.ctx.finish(worker)
-        finally:
-            for bar in bars.values():
-                bar.close()
-        await_release(used, {worker.process.pid})
-        return result
 
-    @staticmethod
-    def aids(payload: dict[str, Any], report: Report) -> Aids:
-        """In the worker: what the filters may use."""
-        base, out = Path(payload["base"]), Path(payload["work"])
-        return Aids(
-            base=base,
-            scratch=out,
-            heldout=Path(payload["heldout"]),
-            reference=[Path(file) for file in (*payload["older"], payload["warmup"]) if file],
-            engine=lambda option: make_engine(spec_of(option, payload["engine"], base, payload["usage"])),
-            progress=lambda name, done, total: report("filtered", filter=name, done=done, total=total),
-        )
+def aids(payload: dict[str, Any], report: Report) -> Aids:
+    """In the worker: what its filters may use."""
+    base = Path(payload["base"])
+    return Aids(
+        base=base,
+        scratch=Path(payload["work"]),
+        heldout=Path(payload["heldout"]),
+        reference=[Path(file) for file in (*payload["older"], payload["warmup"]) if file],
+        engine=lambda option: make_engine(spec_of(option, payload["engine"], base, payload["usage"])),
+        progress=lambda name, done, total: report("filtered", filter=name, done=done, total=total),
+    )
 
 
 def engine_use(option: dict[str, Any] | None, default: EngineUse) -> EngineUse:
@@ -122,6 +111,11 @@ def _with_paths(spec: EngineSpec, base: Path, usage: str | None) -> EngineSpec:
     if "script" in spec.extra:
         return replace(spec, extra={**spec.extra, "script": str(base / spec.extra["script"])})
     return spec
+
+
+def _engines(filter: Filter) -> Sequence[dict[str, Any] | None]:
+    asked: Sequence[dict[str, Any] | None] = getattr(filter, "engines", ())
+    return asked
 
 
 def _on_a_server(option: dict[str, Any] | None) -> bool:

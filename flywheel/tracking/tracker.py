@@ -88,6 +88,15 @@ class Tracker:
             {"round": summary["round"], "promoted": int(summary["promoted"]), **summary["metrics"], **counts, **seconds}
         )
 
+    def funnel(self, round: int, funnel: list[dict[str, Any]]) -> None:
+        """A round's curation: per filter the rows that came in, stayed, and went for each reason."""
+        row: dict[str, Any] = {"round": round}
+        for step in funnel:
+            name = f"funnel/{step['filter']}"
+            row |= {f"{name}/rows_in": step["rows_in"], f"{name}/kept": step["kept"]}
+            row |= {f"{name}/dropped: {reason}": count for reason, count in step["dropped"].items()}
+        self._send(row)
+
     def _send(self, row: dict[str, Any]) -> None:
         if not self._active:
             return
