@@ -26,7 +26,10 @@ _EQUALS = re.compile(r"(?<![<>!:])=(?!=)")
 _RELATION = re.compile(r"<|>|\\l[et](?![a-zA-Z])|\\g[et](?![a-zA-Z])|\\ne(?![a-zA-Z])")
 _CUP = re.compile(r"\\cup(?![a-zA-Z])|(?<![a-zA-Z])U(?![a-zA-Z])")
 _IN = re.compile(r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])\s*")
-_NAME = re.compile(r"\\?[a-zA-Z]+'?(?:_\{?[a-zA-Z0-9]+\}?)?(?:\([a-zA-Z, ]+\))?|\\text\{[^{}]*\}|[a-zA-Z][a-zA-Z ]*")
+_NAME = re.compile(
+    r"\\?[a-zA-Z]+'?(?:_\{?[a-zA-Z0-9]+\}?)?(?:\([a-zA-Z, ]+\))?|\\text\{[^{}]*\}|[a-zA-Z][a-zA-Z ]*"
+    r"|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\)"
+)
 _MATRIX = re.compile(r"\\begin\{([bpvBV]?matrix|array|smallmatrix)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}")
 _BASED = re.compile(
     r"([0-9A-Za-z]+)\s*_\s*\{?\s*(?:\\text\{\s*)?(\d+|[a-z]+)\s*\}?\s*\}?|([0-9A-Za-z]+) \(?(?:in )?base (\d+)\)?"

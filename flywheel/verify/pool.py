@@ -187,7 +187,8 @@ class _Dispatcher:
             waiting = len(self._queue)
         while len(self._workers) < min(self._count, waiting + sum(bool(w.items) for w in self._workers)):
             self._workers.append(self._nursery.spawn())
-        for depth in range(1, _AHEAD + 1):
+        # Towards the end one at a time, or one worker has a queue while another has nothing to do.
+        for depth in range(1, max(1, min(_AHEAD, waiting // (4 * self._count))) + 1):
             for worker in self._workers:
                 if len(worker.items) < depth and not self._give(worker):
                     return
