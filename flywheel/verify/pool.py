@@ -262,7 +262,7 @@ class _Nursery:
     def __init__(self, target: str, memory: int, extra: str | None) -> None:
         self._control, theirs = socket.socketpair()
         path = [str(Path(flywheel.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        command = [sys.executable, "-m", "flywheel.verify.nursery", str(theirs.fileno()), target, str(memory)]
+        command = [sys.executable, "-P", "-m", "flywheel.verify.nursery", str(theirs.fileno()), target, str(memory)]
         with theirs:
             self._process = subprocess.Popen(
                 command,
