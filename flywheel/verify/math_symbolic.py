@@ -30,8 +30,8 @@ _SEEN = r"""
 \frac{3\pi}{4} | x/2
 \ln(2) | \log_{2}{3} | \sin(x)+\cos x | \tan x | 5! | \binom{5}{2} | x=5 | y=2x+3 | x^2+y^2=25 | 1<x\le 2 | x\ge 2 | 1,2
 (-\infty,5] | [1,2)\cup(3,\infty) | \{1,2,3\} | (1,2) | 2^{10} | x^{-1} | \sqrt[3]{2} | 3\cdot 10^{5} | a_{n}=2n+1
-6\pi | f(x)=x^2 | 2(x+1)^{2} | \frac{1}{1-x} | \begin{pmatrix}1&2\\3&4\end{pmatrix} | \lfloor x \rfloor | \sum_{k=1}^{n} k
-5\sqrt{2}\text{ cm} | 2xy^{2}-3z
+6\pi | f(x)=x^2 | 2(x+1)^{2} | \frac{1}{1-x} | \begin{pmatrix}1&2\\3&4\end{pmatrix} | \lfloor x \rfloor
+\sum_{k=1}^{n} k | 5\sqrt{2}\text{ cm} | 2xy^{2}-3z
 """
 """Answers of many forms."""
 _FAR = 1e-6
