@@ -26,14 +26,10 @@ _PLAIN = re.compile(r"(?<![a-zA-Z\\])(" + "|".join(_FUNCTIONS.split()) + r")(?![
 _GLUED = re.compile(r"(?<![a-zA-Z\\])(sin|cos|tan|ln|log)(?=[a-zA-Z]\b)|(?<=\d)(pi|sqrt)(?![a-z])")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _SEEN = r"""
-\frac{\sqrt{3}}{2} | 2\sqrt{3}+1 | -\frac{1}{2}x^2+3x-4 | (x+1)(x-2) | \frac{x+2}{7y} | 6-5i | e^{2x}
-\frac{3\pi}{4} | x/2
-\ln(2) | \log_{2}{3} | \sin(x)+\cos x | \tan x | 5! | \binom{5}{2} | x=5 | y=2x+3 | x^2+y^2=25 | 1<x\le 2 | x\ge 2 | 1,2
-(-\infty,5] | [1,2)\cup(3,\infty) | \{1,2,3\} | (1,2) | 2^{10} | x^{-1} | \sqrt[3]{2} | 3\cdot 10^{5} | a_{n}=2n+1
-6\pi | f(x)=x^2 | 2(x+1)^{2} | \frac{1}{1-x} | \begin{pmatrix}1&2\\3&4\end{pmatrix} | \lfloor x \rfloor
-\sum_{k=1}^{n} k | 5\sqrt{2}\text{ cm} | 2xy^{2}-3z
+\frac{\sqrt{3}}{2} | -\frac{1}{2}x^2+3x-4 | (x+1)(x-2) | 6\pi | \ln(2) | x=5 | (1,2) | [1,\infty) | 2^{10} | 1,2
+\begin{pmatrix}1&2\\3&4\end{pmatrix}
 """
-"""Answers of many forms."""
+"""Answers of the commonest forms."""
 _FAR = 1e-6
 """Share by which two values must differ to be called different without simplifying: math-verify compares six places."""
 _POINTS = (0.734212, 1.312579, 2.178461, 0.417963, 3.291547, 0.956413)
@@ -67,8 +63,7 @@ def warm_up() -> None:
     """Load what comparisons need, and let the parser see what answers look like: it learns its grammar as it goes."""
     for text in re.split(r"[|\n]", _SEEN):
         expression(text.strip())
-    for gold, answer in (("\\frac{x+1}{2}", "0.5x+\\frac12"), ("(1,\\sqrt{2}]", "(1,2]"), ("x^2=4", "x^2-4=0")):
-        compare([gold, answer])
+    compare(["\\frac{x+1}{2}", "0.5x+\\frac12"])
     expression.cache_clear()
 
 
