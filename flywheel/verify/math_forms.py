@@ -106,6 +106,8 @@ def _same_long(gold: str, answer: str) -> bool | None:
 
 
 def _same(gold: str, answer: str, other: Other) -> bool | None:
+    if "\\approx" in gold + answer:
+        return _by_approximation(gold, answer, other)
     if (decided := _by_choice(gold, answer)) is not None:
         return decided
     one, two = read_quantity(gold), read_quantity(answer)
@@ -124,6 +126,15 @@ def _same(gold: str, answer: str, other: Other) -> bool | None:
     if (decided := _by_words(gold, answer)) is not None:
         return decided
     return other(gold, answer)
+
+
+def _by_approximation(gold: str, answer: str, other: Other) -> bool | None:
+    """Of ``exact ≈ rounded``, either side may be what is meant."""
+    pairs = [
+        (g, a) for g in re.split(r"\\approx", gold) for a in re.split(r"\\approx", answer) if g.strip() and a.strip()
+    ]
+    decisions = [same(g, a, other) for g, a in pairs]
+    return True if True in decisions else None if None in decisions or not decisions else False
 
 
 class _NoForm:
@@ -219,6 +230,12 @@ def _by_items(gold: str, answer: str, other: Other) -> Found:
         if all(_is_name(split_at(part, _EQUALS)[0]) for part in others):
             return False
         return same(gold, others[-1], other)  # steps of a calculation
+    if (comma := _decimal_comma(gold, answer)) is not None:
+        return comma
+    if len(parts) != len(others) and "," in gold + answer:  # 1,234 may be a number, and two
+        apart, asunder = (split_top(text, grouped=False) for text in (gold, answer))
+        if len(apart) == len(asunder) > 1 and not left and not opens:
+            return _unordered(apart, asunder, other)
     if len(parts) != len(others):
         plain = all(read_quantity(read(part)) is not None for part in [*parts, *others])
         return False if plain else other(gold, answer)
@@ -235,6 +252,18 @@ def _by_items(gold: str, answer: str, other: Other) -> Found:
     if _set_like(left) and _set_like(opens):
         return _unordered(parts, others, other)
     return _all(same(a, b, other) for a, b in zip(parts, others, strict=True))
+
+
+def _decimal_comma(gold: str, answer: str) -> bool | None:
+    """Whether one side is a decimal with a comma, as much of Europe writes it; None if it is not.
+
+    A gold 1,22 is rather two numbers, but 0,22 is not.
+    """
+    for one, two, point in ((answer, gold, r"-?\d+,\d+"), (gold, answer, r"-?0,\d+")):
+        if re.fullmatch(point, one) and re.fullmatch(r"-?\d*\.\d+", two):
+            left, right = read_quantity(one.replace(",", ".")), read_quantity(two)
+            return left is not None and right is not None and same_quantity(left, right)
+    return None
 
 
 def _set_like(bracket: str) -> bool:
