@@ -182,6 +182,25 @@ def test_the_fast_path_agrees_with_math_verify(gold: str, other: str, itself: bo
     assert mine == math_verify.verify(*parsed, timeout_seconds=None)
 
 
+PIECES = st.sampled_from(
+    re.findall(
+        r"\S+",
+        r"1 2 0 x y + - = ( ) [ ] { } \frac \sqrt \boxed{ \text{ \pm \cup and or , ; \approx \begin{pmatrix} & \\ % \% $ "
+        r"\end{pmatrix} #### answer:is ^ _ \circ 1,000 . / A (A) five half \overline{3} ! ** cm \infty < \le \in 10^ e i − ½ ²",
+    )
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(PIECES, max_size=40), st.lists(PIECES, max_size=40), st.sampled_from(["", " "]))
+def test_no_answer_breaks_the_fast_path(gold: list[str], answer: list[str], space: str) -> None:
+    one, two = space.join(gold), space.join(answer)
+    assert same(one, two) in (True, False, None)
+    assert same(one, one) in (True, None)
+    final_answer(two)
+    gold_answer(one)
+
+
 POISON = [
     "9^{9^{9^{9}}}+\\sqrt{2}",
     "\\sum_{k=1}^{10^{12}} \\lfloor \\sin k \\rfloor",

@@ -49,6 +49,9 @@ class Task(Protocol):
     - ``verify_many(asks, timeout) -> list[Verdict]``: a chunk's ``(problem, completion)`` at once, for a verifier
       with workers of its own; it sees to the time limit (seconds per completion) and to retries itself;
     - ``findings() -> list[str]``: what else ``flywheel check`` should say is wrong;
+    - ``notes() -> list[str]``: what it should say when nothing is wrong;
+    - ``read_problem(row, number) -> Problem``: how ``flywheel grade`` reads a row that carries its own problem;
+      ValueError if it does not;
     - ``close()``: called once in each process that used the task, to end what it started.
     """
 

@@ -130,9 +130,8 @@ def _same(gold: str, answer: str, other: Other) -> bool | None:
 
 def _by_approximation(gold: str, answer: str, other: Other) -> bool | None:
     """Of ``exact ≈ rounded``, either side may be what is meant."""
-    pairs = [
-        (g, a) for g in re.split(r"\\approx", gold) for a in re.split(r"\\approx", answer) if g.strip() and a.strip()
-    ]
+    sides = [[part for part in re.split(r"\\approx", text) if part.strip()] for text in (gold, answer)]
+    pairs = [(g, a) for g in {*sides[0][:1], *sides[0][-1:]} for a in {*sides[1][:1], *sides[1][-1:]}]
     decisions = [same(g, a, other) for g, a in pairs]
     return True if True in decisions else None if None in decisions or not decisions else False
 
@@ -156,8 +155,8 @@ def _by_choice(gold: str, answer: str) -> bool | None:
             return None if len(bare) == 1 else False
         return letter[1] == next(group for group in chosen.groups() if group).upper()
     if (prefix := _PREFIX.match(said)) and not _PREFIX.match(bare):
-        rest = same(gold, said[prefix.end() :])
-        return True if rest else None
+        rest = said[prefix.end() :]
+        return True if not _PREFIX.match(rest) and same(gold, rest) else None
     return None
 
 

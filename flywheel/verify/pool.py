@@ -89,7 +89,6 @@ class Pool:
         self.workers = workers or len(os.sched_getaffinity(0))
         self._target, self._memory, self._extra = target, memory, extra
         self._lock = threading.Lock()
-        self._queue: deque[_Item] = deque()
         self._dispatcher: _Dispatcher | None = None
 
     def run(self, items: Iterable[Any], limit: float) -> list[Outcome]:
