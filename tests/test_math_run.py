@@ -120,7 +120,12 @@ def _solved_by_hint(run: Path) -> int:
 
 def test_step_scores_and_step_pairs_come_from_a_real_model(learned: Path, dataset: Path, tmp_path: Path) -> None:
     parts = "{steps: {continuations: 3}, rationalize: {samples: 1}, correct: {tries: 1}, rewrite: {solutions: 2}}"
-    overrides = [f"task.args.rollouts={parts}", "sample.completions=4", "pairs={strategy: step, per_problem: 4}"]
+    overrides = [
+        f"task.args.rollouts={parts}",
+        "sample.problems=16",
+        "sample.completions=4",
+        "pairs={strategy: step, per_problem: 4}",
+    ]
     overrides += ["warmup=null", "replay={}", "curate=[finished, {data: {field: step_min, min: 0.3, missing: keep}}]"]
     small_run("stories", learned / "rounds/000/warmup/model", dataset, tmp_path / "run", *overrides)
     samples = read_rows(tmp_path / "run/rounds/001/samples")
@@ -129,11 +134,11 @@ def test_step_scores_and_step_pairs_come_from_a_real_model(learned: Path, datase
     assert scored and all(len(found["steps"]["ends"]) == len(found["steps"]["soft"]) for found in scored.values())
     kept = {row["sample_id"] for row in curated(tmp_path / "run")}
     assert all(found["step_min"] >= 0.3 for sample, found in scored.items() if sample in kept)
-    texts = {row["sample_id"]: row for row in samples}
+    texts = {row["sample_id"]: row["text"] for row in samples}
+    prefixes = {row["text"][: json.loads(row["data"])["prefix"]] for row in samples if row["kind"] == "continuation"}
     pairs = read_rows(tmp_path / "run/rounds/001/curated/pairs.parquet")
     assert pairs
     for pair in pairs:
         sides = [texts[pair[side]] for side in ("chosen_id", "rejected_id")]
-        prefixes = {row["text"][: json.loads(row["data"])["prefix"]] for row in sides if row["kind"] == "continuation"}
-        assert prefixes and any(all(row["text"].startswith(prefix) for row in sides) for prefix in prefixes)
+        assert any(all(text.startswith(prefix) for text in sides) for prefix in prefixes)
     assert read_json(tmp_path / "run/rounds/001/round.json")["counts"]["dpo_steps"] > 0
