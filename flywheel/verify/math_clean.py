@@ -50,6 +50,7 @@ _CHARACTERS = {
 }
 _TRANSLATION = str.maketrans(_CHARACTERS)
 _REPLACEMENTS = [
+    (re.compile(r"(?<![a-zA-Z}\]_^])\{\}"), ""),
     (re.compile(r"\{,\}|(?<=\d),\s*\\!\s*(?=\d{3})"), ","),
     (re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr)(?![a-zA-Z])\s*\.?"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|limits|nolimits|boldsymbol|bf|rm|it)(?![a-zA-Z])"), ""),

@@ -15,6 +15,8 @@ LONGEST_GOLD = 1_000
 """Characters past which a gold answer without any marker is a text, not an answer."""
 _WINDOW = 600
 """Characters after "the answer is" in which the answer must stand."""
+_SHORT = 40
+"""Characters of a text that may be nothing but a number."""
 _TAIL = 30_000
 """Characters at the end of a text in which "the answer is" counts."""
 _BOXES = 64
@@ -33,6 +35,9 @@ _SAID = re.compile(
     r"[*_]*[ \t]*"
     r"(?:(?:is|are|was|be|would be|will be|must be|should be|equals|comes out to)\b(?:[ \t]+(?:therefore|thus|then))?"
     r"[ \t]*:?|:|=|\n)[*_\s]*"
+)
+_REASON = re.compile(
+    r"(?i),?[ ]+(?:since|because|which|where|given that|so that|as)[ ]|,[ ]+not[ ]|(?<=\d)[ ]+\((?=[a-z])"
 )
 _OPTION_IS_RIGHT = re.compile(
     r"(?i)\b(?:option|choice)[ \t]+[*_]*\(?([A-J])\b\)?[*_]*[ \t]+is[ \t]+(?:the[ \t]+)?(?:correct|right)"
@@ -205,7 +210,7 @@ def _clause(rest: str) -> str | None:
     if formulas is not None:
         return formulas
     sentence = re.split(r"\n|(?<![\d\s])\.(?=\s|$)|(?<=\d)\.(?=\s|$)|(?<=[\w})])[!?](?=\s|$)", rest, maxsplit=1)[0]
-    sentence = _bare(sentence.partition("**")[0])
+    sentence = _bare(_REASON.split(sentence.partition("**")[0], maxsplit=1)[0])
     if not sentence:
         return None
     if (
@@ -252,6 +257,8 @@ def _is_prose(formula: str) -> bool:
 def _unmarked(text: str, numeric: bool) -> Found | None:
     """The answer of a text that does not say which it is."""
     text = text.rstrip()
+    if numeric and len(text) < _SHORT and read_quantity(_bare(text)) is not None:
+        return Found(_bare(text), "number")
     bold = [m.group(1) for m in _BOLD.finditer(text[-_WINDOW:])]
     for part in reversed(bold):
         if re.search(r"\d", part) and not _HEADING.match(part) and not part.rstrip().endswith(":"):
