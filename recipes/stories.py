@@ -7,13 +7,8 @@ from pathlib import Path
 
 NAMES = ("Ann", "Bob", "Eve", "Joe", "Kim", "Max", "Sue", "Tom")
 THINGS = ("pens", "eggs", "nuts", "keys", "hats", "figs")
-STEPS = {  # what happens, and what it does to the number
-    "gets {n} more": "+",
-    "finds {n}": "+",
-    "gives away {n}": "-",
-    "loses {n}": "-",
-    "ends up with {n} times as many": "*",
-}
+STEPS = {"gets {n}": "+", "finds {n}": "+", "loses {n}": "-", "drops {n}": "-", "triples them": "*"}
+"""What happens, and what it does to the number."""
 
 
 def story(draw: random.Random, steps: int, most: int) -> dict[str, str]:
@@ -23,17 +18,17 @@ def story(draw: random.Random, steps: int, most: int) -> dict[str, str]:
     told, chain = [], [f"{start} {thing}."]
     while len(told) < steps:
         what, sign = draw.choice(list(STEPS.items()))
-        n = draw.randint(2, 3) if sign == "*" else draw.randint(2, most // 2)
+        n = 3 if sign == "*" else draw.randint(1, most // 2)
         result = {"+": total + n, "-": total - n, "*": total * n}[sign]
         if 0 <= result <= most:
             told.append(what.format(n=n))
             chain.append(f"{total}{sign}{n}={result} {thing}.")
             total = result
-    question = f"{draw.choice(NAMES)} has {start} {thing}, {', then '.join(told)}. How many now?"
+    question = f"{draw.choice(NAMES)} has {start} {thing}, {', '.join(told)}. How many?"
     return {"question": question, "answer": "\n".join([*chain, f"#### {total}"])}
 
 
-def stories(count: int, worked: int, seed: int = 0, steps: int = 2, most: int = 40) -> list[dict[str, str]]:
+def stories(count: int, worked: int, seed: int = 0, steps: int = 2, most: int = 20) -> list[dict[str, str]]:
     """Distinct stories, always the same ones; the last ``worked`` of them show how their answer comes about."""
     draw = random.Random(f"stories {seed}")
     found: dict[str, dict[str, str]] = {}

@@ -37,7 +37,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learned(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that learned from written chains, and one round from its own."""
     folder = tmp_path_factory.mktemp("runs") / "stories"
-    small = ["rounds=1", "warmup.problems=3000", "warmup.epochs=5", "sample.problems=512", "evaluate.problems=128"]
+    small = ["rounds=1", "sample.problems=512", "evaluate.problems=128"]
     small += ["replay.demonstrations=1000", "promote.confidence=0.5"]
     done = flywheel("run", "recipes/stories.yaml", "--run-dir", folder, f"task.args.dataset={dataset}", *small)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -62,8 +62,19 @@ def test_a_small_model_learns_to_reason_from_its_own_verified_chains(learned: Pa
         assert row["completion"][-1]["content"].rpartition("#### ")[2].strip() == answers[row["problem_id"]]
 
 
+def small_run(name: str, start: Path, dataset: Path, run: Path, *overrides: str) -> None:
+    """A recipe with small numbers, from a small model."""
+    small = [f"model={start}", f"task.args.dataset={dataset}", "task.args.heldout=null", "task.args.style=bare"]
+    small += ["engine={use: transformers, cpu_replicas: 2}", "rounds=1", "sample.problems=32", "sample.max_tokens=60"]
+    small += ["evaluate={problems: 16, completions: 2}", "track={}"]
+    recipe = (ROOT / "recipes" / f"{name}.yaml").read_text()
+    small += [f"{stage}.threads=1" for stage in ("sft", "dpo") if f"\n{stage}: {{" in recipe]
+    done = flywheel("run", f"recipes/{name}.yaml", "--run-dir", run, *small, *overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 METHODS = {
-    "gsm8k": ["task.args.rollouts.self_verify.votes=1", "curate=[finished, exact_duplicates]"],
+    "gsm8k": ["task.args.rollouts.self_verify={votes: 1, rubric: RUBRIC}", "curate=[finished, exact_duplicates]"],
     "math_star": ["sample.problems=64"],
     "math_irpo": ["sample.completions=8"],
     "math_rest_em": ["sample.completions=8"],
@@ -73,20 +84,19 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_published_method_is_its_recipe(name: str, learned: Path, dataset: Path, tmp_path: Path) -> None:
-    start = learned / "rounds/000/warmup/model"
-    small = [f"model={start}", f"task.args.dataset={dataset}", "task.args.heldout=null", "task.args.style=bare"]
-    small += ["engine={use: transformers, cpu_replicas: 2}", "rounds=1", "sample.problems=32", "sample.max_tokens=60"]
-    small += ["evaluate={problems: 16, completions: 2}", "track={}"]
-    recipe = (ROOT / "recipes" / f"{name}.yaml").read_text()
-    small += [f"{stage}.threads=1" for stage in ("sft", "dpo") if f"\n{stage}: {{" in recipe]
-    done = flywheel("run", f"recipes/{name}.yaml", "--run-dir", tmp_path / name, *small, *METHODS[name])
-    assert done.returncode == 0, done.stdout + done.stderr
+    rubric = tmp_path / "brief.md"
+    rubric.write_text("---\nscale: [0, 1]\nmax_tokens: 8\n---\n{{ prompt }} {{ response }} Score: N\n")
+    overrides = [override.replace("RUBRIC", str(rubric)) for override in METHODS[name]]
+    small_run(name, learned / "rounds/000/warmup/model", dataset, tmp_path / name, *overrides)
     counts = read_json(tmp_path / name / "rounds/001/round.json")["counts"]
     kinds = Counter(row["kind"] for row in read_rows(tmp_path / name / "rounds/001/samples"))
     if name != "math_star":
         assert counts["kept"] > 0
     if name == "gsm8k":
         assert kinds["corrected"] > 0 and counts["sft_steps"] > 0
+        right = {v["sample_id"] for v in read_rows(tmp_path / name / "rounds/001/verdicts") if v["passed"]}
+        rows = read_rows(tmp_path / name / "rounds/001/samples")
+        assert {row["sample_id"] for row in rows if "belief" in row["data"]} == right
     elif name == "math_star":
         # One greedy rationale per problem, and one hinted for each problem that it did not solve.
         assert kinds["answer"] == 64 and kinds["rationalized"] == 64 - counts["solved"] + _solved_by_hint(
@@ -106,3 +116,29 @@ def _solved_by_hint(run: Path) -> int:
         for row in read_rows(run / "rounds/001/samples")
         if row["kind"] == "rationalized"
     )
+
+
+def test_step_scores_and_step_pairs_come_from_a_real_model(learned: Path, dataset: Path, tmp_path: Path) -> None:
+    parts = "{steps: {continuations: 3}, rationalize: {samples: 1}, correct: {tries: 1}, rewrite: {solutions: 2}}"
+    overrides = [
+        f"task.args.rollouts={parts}",
+        "sample.problems=16",
+        "sample.completions=4",
+        "pairs={strategy: step, per_problem: 4}",
+    ]
+    overrides += ["warmup=null", "replay={}", "curate=[finished, {data: {field: step_min, min: 0.3, missing: keep}}]"]
+    small_run("stories", learned / "rounds/000/warmup/model", dataset, tmp_path / "run", *overrides)
+    samples = read_rows(tmp_path / "run/rounds/001/samples")
+    assert {row["kind"] for row in samples} >= {"answer", "continuation", "corrected", "rewritten"}
+    scored = {row["sample_id"]: json.loads(row["data"]) for row in samples if "step_min" in row["data"]}
+    assert scored and all(len(found["steps"]["ends"]) == len(found["steps"]["soft"]) for found in scored.values())
+    kept = {row["sample_id"] for row in curated(tmp_path / "run")}
+    assert all(found["step_min"] >= 0.3 for sample, found in scored.items() if sample in kept)
+    texts = {row["sample_id"]: row["text"] for row in samples}
+    prefixes = {row["text"][: json.loads(row["data"])["prefix"]] for row in samples if row["kind"] == "continuation"}
+    pairs = read_rows(tmp_path / "run/rounds/001/curated/pairs.parquet")
+    assert pairs
+    for pair in pairs:
+        sides = [texts[pair[side]] for side in ("chosen_id", "rejected_id")]
+        assert any(all(text.startswith(prefix) for text in sides) for prefix in prefixes)
+    assert read_json(tmp_path / "run/rounds/001/round.json")["counts"]["dpo_steps"] > 0

@@ -84,6 +84,11 @@ def test_answers_by_hand(verifier: MathVerifier, gold: str) -> None:
         ("The answers are $x=2$ and $x=3$.", "x=2, x=3", "said"),
         ("The correct option is (D).", "(D)", "said"),
         ("The answer is 5. So he has 5 apples of 7.", "5", "said"),
+        ("The answer is 18 eggs, since 16-3-4 = 9 and 9*2 = 18.", "18 eggs", "said"),
+        ("The answer should be 42, not 41.", "42", "said"),
+        ("Thus the answer is 5 + 7 = 12.", "5 + 7 = 12", "said"),
+        ("**Answer: 18**", "18", "said"),
+        ("Answer:\n\nTo find it we first add all of the five numbers. 2 and 3 are 5", "5", "number"),
         ("First 3, then in total **72 clips**.", "72 clips", "bold"),
         ("It is $\\frac{3}{4}$ of it.", "\\frac{3}{4}", "formula"),
         ("5 + 7 = 12", "12", "number"),
@@ -180,6 +185,26 @@ def test_the_fast_path_agrees_with_math_verify(gold: str, other: str, itself: bo
         return
     parsed = [math_verify.parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer)]
     assert mine == math_verify.verify(*parsed, timeout_seconds=None)
+
+
+PIECES = st.sampled_from(
+    re.findall(
+        r"\S+",
+        r"1 2 0 x y + - = ( ) [ ] { } \frac \sqrt \boxed{ \text{ \pm \cup and or , ; \approx & \\ % \% $ "
+        r"\begin{pmatrix} \end{pmatrix} #### answer:is ^ _ \circ 1,000 . / A (A) five half \overline{3} ! ** cm \infty < \le "
+        r"\in 10^ e i − ½ ²",
+    )
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(PIECES, max_size=40), st.lists(PIECES, max_size=40), st.sampled_from(["", " "]))
+def test_no_answer_breaks_the_fast_path(gold: list[str], answer: list[str], space: str) -> None:
+    one, two = space.join(gold), space.join(answer)
+    assert same(one, two) in (True, False, None)
+    assert same(one, one) in (True, None)
+    final_answer(two)
+    gold_answer(one)
 
 
 POISON = [

@@ -51,6 +51,9 @@ class Task(Protocol):
     - ``read_problem(row, number) -> Problem``: a row of a dataset, for ``flywheel grade``; a ValueError says what is
       wrong with it;
     - ``findings() -> list[str]``: what else ``flywheel check`` should say is wrong;
+    - ``notes() -> list[str]``: what it should say when nothing is wrong;
+    - ``read_problem(row, number) -> Problem``: how ``flywheel grade`` reads a row that carries its own problem;
+      ValueError if it does not;
     - ``close()``: called once in each process that used the task, to end what it started.
     """
 

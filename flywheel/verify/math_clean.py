@@ -50,6 +50,8 @@ _CHARACTERS = {
 }
 _TRANSLATION = str.maketrans(_CHARACTERS)
 _REPLACEMENTS = [
+    (re.compile(r"(?<![a-zA-Z}\]_^])\{\}"), ""),
+    (re.compile(r"\{,\}|(?<=\d),\s*\\!\s*(?=\d{3})"), ","),
     (re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr)(?![a-zA-Z])\s*\.?"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|limits|nolimits|boldsymbol|bf|rm|it)(?![a-zA-Z])"), ""),
     (re.compile(r"(?<!\\)\\!|\\hspace\{[^{}]*\}|\\phantom\{[^{}]*\}|\\hphantom\{[^{}]*\}"), ""),
@@ -68,11 +70,10 @@ _REPLACEMENTS = [
     (re.compile(r"\\(?:lvert|rvert|vert)(?![a-zA-Z])"), "|"),
     (re.compile(r"\\(?:varnothing)(?![a-zA-Z])"), r"\\emptyset"),
     (re.compile(r"\\dots(?![a-zA-Z])|\\ldots|\\cdots"), "..."),
-    (re.compile(r"\{,\}|(?<=\d),\s*\\!\s*(?=\d{3})"), ","),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])|\\circ\s*$"), " degrees "),
     (re.compile(r"\\\$"), "$"),
     (re.compile(r"(?<![\d.,])(\d{1,3}) (\d{3})(?![\d.,/])"), r"\1\2"),
-    (re.compile(r"\\text\{\s*([-+\d.,/ ]+|i)\s*\}"), r"\1"),
+    (re.compile(r"\\text\{\s*([-+\d.,/ ]+|[ie])\s*\}"), r"\1"),
     (re.compile(r"(?<![a-zA-Z])([ap])\.\s?m(?![a-zA-Z])\.?"), r"\1m"),
     (re.compile(r"\\text\{\s*(?:,?\s*(and|or))\s*\}"), r" \1 "),
     (re.compile(r"\\sqrt\s*([0-9a-zA-Z])"), r"\\sqrt{\1}"),
@@ -81,6 +82,7 @@ _REPLACEMENTS = [
 _LEADING = re.compile(
     r"^(?:\\approx|\\sim|~|≈|=|:|approximately|approx\.?|about|roughly|exactly|only)(?![a-zA-Z])\s*", re.I
 )
+_ESCAPED = re.compile(r"\\\\(?=[a-zA-Z])")
 _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _CURRENCY = re.compile(r"\$(?!\s*[-+]?\s*[\d.])|(?<=[\d.])\$")
 _OPEN, _SHUT = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle"}, {")", "]", "}", "\\}", "\\rangle"}
@@ -91,6 +93,8 @@ _JOINT = re.compile(r"(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 def clean(text: str) -> str:
     """An answer in one spelling; linear in its length."""
     text = text.translate(_TRANSLATION)
+    if "\\\\" in text and "\\begin" not in text:
+        text = _ESCAPED.sub(r"\\", text)  # it was escaped once too often
     for pattern, replacement in _REPLACEMENTS:
         text = pattern.sub(replacement, text)
     text = _CURRENCY.sub("", text)
@@ -106,10 +110,10 @@ def compact(text: str) -> str:
     return re.sub(r"(?<![a-zA-Z0-9])\s+|\s+(?![a-zA-Z0-9])", "", text)
 
 
-def split_top(text: str) -> list[str]:
+def split_top(text: str, grouped: bool = True) -> list[str]:
     """The parts of a list at its top level: between commas, semicolons, "and" and "or".
 
-    A comma between digits and exactly three more is a thousands separator.
+    A comma between digits and exactly three more is a thousands separator, unless they are not ``grouped``.
     """
     cuts: list[tuple[int, int]] = []
     depth = 0
@@ -119,7 +123,7 @@ def split_top(text: str) -> list[str]:
             depth += 1
         elif token in _SHUT:
             depth -= 1
-        elif depth == 0 and (token == ";" or (token == "," and not _groups_digits(text, match.start()))):
+        elif depth == 0 and (token == ";" or (token == "," and not (grouped and _groups_digits(text, match.start())))):
             cuts.append(match.span())
         elif depth == 0 and token in "ao" and (joint := _JOINT.match(text, match.start())):
             cuts.append(joint.span())

@@ -15,6 +15,8 @@ LONGEST_GOLD = 1_000
 """Characters past which a gold answer without any marker is a text, not an answer."""
 _WINDOW = 600
 """Characters after "the answer is" in which the answer must stand."""
+_SHORT = 40
+"""Characters of a text that may be nothing but a number."""
 _TAIL = 30_000
 """Characters at the end of a text in which "the answer is" counts."""
 _BOXES = 64
@@ -34,6 +36,9 @@ _SAID = re.compile(
     r"(?:(?:is|are|was|be|would be|will be|must be|should be|equals|comes out to)\b(?:[ \t]+(?:therefore|thus|then))?"
     r"[ \t]*:?|:|=|\n)[*_\s]*"
 )
+_REASON = re.compile(
+    r"(?i),?[ ]+(?:since|because|which|where|given that|so that|as)[ ]|,[ ]+not[ ]|(?<=\d)[ ]+\((?=[a-z])"
+)
 _OPTION_IS_RIGHT = re.compile(
     r"(?i)\b(?:option|choice)[ \t]+[*_]*\(?([A-J])\b\)?[*_]*[ \t]+is[ \t]+(?:the[ \t]+)?(?:correct|right)"
 )
@@ -44,9 +49,14 @@ _FORMULA = re.compile(
     re.DOTALL,
 )
 _AND = re.compile(r"[\s.]*(?:,|;|,?[ ]*\band\b|,?[ ]*\bor\b)[\s]*")
-_SEPARATORS = re.compile(r"[\s$.]*(?:,|;|,?\s*\\?(?:text\{)?\s*(?:and|or)\s*\}?)?[\s$]*")
+_LAYOUT = re.compile(r"\\(?:q?quad|text|mbox|textrm|[,;:! ()\[\]])(?![a-zA-Z])|[{}$\s,;]+")
+_BETWEEN = re.compile(r"(?:\.? |[\w()' -]{0,50}\b(?:and|or)\b)?[\w()' -]{0,24}=? ?|\.?")
+_CORRECTS = re.compile(r"(?i)\b(?:wait|actually|instead|correct|mistake|check|sorry|should|so|but|not|then)\b")
+_FINAL = re.compile(r"(?i)\bfinal[ \t]+answer\b")
 NUMBER = re.compile(
-    r"(?<![\w.])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d])|(?:(?<![\w.])|(?<=[a-zA-Z_]))\d+(?:\.\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?|(?<![\w.])\.\d+"
+    r"(?<![\w.])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d])"
+    r"|(?:(?<![\w.,])|(?<=[^\d],)|(?<=Rs)|(?<=USD)|(?<=EUR))\d+(?:\.\d+|,\d{1,2}(?![\d,]))?(?:\s*/\s*\d+(?:\.\d+)?)?"
+    r"|(?<![\w.])\.\d+"
 )
 _LATEX_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*\d+\s*\}\s*\{\s*\d+\s*\}|\d\s*\d)")
 
@@ -75,7 +85,7 @@ def final_answer(text: str, *, numeric: bool = False, marked: bool = False) -> F
         marked: take only what is marked as the answer: for a text that was cut off.
     """
     text = _own_part(text)
-    found = _boxed(text) or _after_hashes(text) or _said(text, numeric)
+    found = _said_after_box(text, numeric) or _boxed(text) or _after_hashes(text) or _said(text, numeric)
     if found is None and not marked:
         found = _unmarked(text, numeric)
     return found
@@ -131,7 +141,7 @@ def _boxed(text: str) -> Found | None:
             break
         opened = start + (6 if text.startswith("\\boxed", start) else 5)
         content, stop = _box_content(text, opened)
-        if content and (not parts or _SEPARATORS.fullmatch(text, stop, begins)):
+        if content and (not parts or _belong_together(text[stop:begins])):
             if content not in parts:
                 parts.insert(0, content)
             begins = start
@@ -139,6 +149,21 @@ def _boxed(text: str) -> Found | None:
             break
         end = start
     return Found(", ".join(parts), "boxed") if parts else None
+
+
+def _said_after_box(text: str, numeric: bool) -> Found | None:
+    """A sentence after the last box that says what the final answer is, which may take the box back."""
+    rest = text[max(text.rfind("\\boxed"), 0) :] if "\\boxed" in text else ""
+    final = _FINAL.search(rest)
+    return _said(rest[final.start() :], numeric) if final else None
+
+
+def _belong_together(between: str) -> bool:
+    """Whether two boxes with this between them are two parts of one answer: nothing to speak of, or an "and"."""
+    if len(between) > 120 or _CORRECTS.search(between):
+        return False
+    plain = _LAYOUT.sub(" ", between).strip()
+    return _BETWEEN.fullmatch(plain) is not None and (len(plain) < 3 or re.search(r"\b(?:and|or)\b", plain) is not None)
 
 
 def _box_content(text: str, at: int) -> tuple[str, int]:
@@ -185,7 +210,7 @@ def _clause(rest: str) -> str | None:
     if formulas is not None:
         return formulas
     sentence = re.split(r"\n|(?<![\d\s])\.(?=\s|$)|(?<=\d)\.(?=\s|$)|(?<=[\w})])[!?](?=\s|$)", rest, maxsplit=1)[0]
-    sentence = _bare(sentence.partition("**")[0])
+    sentence = _bare(_REASON.split(sentence.partition("**")[0], maxsplit=1)[0])
     if not sentence:
         return None
     if (
@@ -204,7 +229,7 @@ def _leading_formulas(rest: str) -> str | None:
     parts: list[str] = []
     at = 0
     while (match := _FORMULA.match(rest, at)) is not None:
-        content = next(group for group in match.groups() if group is not None)
+        content = _content(match)
         if _is_prose(content):
             break
         after = rest[match.end() :]
@@ -215,6 +240,10 @@ def _leading_formulas(rest: str) -> str | None:
             break
         at = joined.end()
     return ", ".join(part for part in parts if part) or None
+
+
+def _content(formula: re.Match[str]) -> str:
+    return next(group for group in formula.groups() if group is not None)
 
 
 def _is_prose(formula: str) -> bool:
@@ -228,17 +257,21 @@ def _is_prose(formula: str) -> bool:
 def _unmarked(text: str, numeric: bool) -> Found | None:
     """The answer of a text that does not say which it is."""
     text = text.rstrip()
+    if numeric and len(text) < _SHORT and read_quantity(_bare(text)) is not None:
+        return Found(_bare(text), "number")
     bold = [m.group(1) for m in _BOLD.finditer(text[-_WINDOW:])]
     for part in reversed(bold):
         if re.search(r"\d", part) and not _HEADING.match(part) and not part.rstrip().endswith(":"):
             return Found(_bare(part), "bold")
     number = _last_number(text)
+    formulas = [m for m in _FORMULA.finditer(text[-10 * _WINDOW :]) if not _is_prose(_content(m))]
     if numeric:
+        after = text[-10 * _WINDOW :][formulas[-1].end() :] if formulas else text
+        if formulas and not re.search(r"\d", after) and re.search(r"\d", _content(formulas[-1])):
+            return Found(_bare(_content(formulas[-1])), "formula")
         return Found(number, "number") if number is not None else None
-    formulas = list(_FORMULA.finditer(text[-10 * _WINDOW :]))
     for match in reversed(formulas):
-        content = _bare(next(group for group in match.groups() if group is not None))
-        if content and not _is_prose(content):
+        if content := _bare(_content(match)):
             return Found(content, "formula")
     if number is not None and len(text.split()) > 1:
         return Found(number, "number")
@@ -249,12 +282,11 @@ def _unmarked(text: str, numeric: bool) -> Found | None:
 def _last_number(text: str) -> str | None:
     """The last number with its sign and percent sign; digits within a LaTeX fraction are not numbers of their own."""
     tail = text[text.rfind(" ", 0, -10 * _WINDOW) + 1 :] if len(text) > 10 * _WINDOW else text
-    numbers = [*NUMBER.finditer(tail)]
-    if not numbers:
+    fractions = list(_LATEX_FRACTION.finditer(tail))
+    last = max([*NUMBER.finditer(tail), *fractions], key=lambda match: match.end(), default=None)
+    if last is None:
         return None
-    last = numbers[-1]
-    fractions = [m for m in _LATEX_FRACTION.finditer(tail) if m.start() < last.start() < m.end()]
-    start, end = (fractions[-1].span()) if fractions else last.span()
+    start, end = next((f.span() for f in fractions if f.start() < last.start() < f.end()), last.span())
     before = tail[:start].rstrip("$€£ ") if tail[:start].endswith(("$", "€", "£")) else tail[:start]
     sign = ""
     if before.endswith(("-", "−")):

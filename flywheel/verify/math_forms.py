@@ -26,7 +26,10 @@ _EQUALS = re.compile(r"(?<![<>!:])=(?!=)")
 _RELATION = re.compile(r"<|>|\\l[et](?![a-zA-Z])|\\g[et](?![a-zA-Z])|\\ne(?![a-zA-Z])")
 _CUP = re.compile(r"\\cup(?![a-zA-Z])|(?<![a-zA-Z])U(?![a-zA-Z])")
 _IN = re.compile(r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])\s*")
-_NAME = re.compile(r"\\?[a-zA-Z]+'?(?:_\{?[a-zA-Z0-9]+\}?)?(?:\([a-zA-Z, ]+\))?|\\text\{[^{}]*\}|[a-zA-Z][a-zA-Z ]*")
+_NAME = re.compile(
+    r"\\?[a-zA-Z]+'?(?:_\{?[a-zA-Z0-9]+\}?)?(?:\([a-zA-Z, ]+\))?|\\text\{[^{}]*\}|[a-zA-Z][a-zA-Z ]*"
+    r"|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\)"
+)
 _MATRIX = re.compile(r"\\begin\{([bpvBV]?matrix|array|smallmatrix)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}")
 _BASED = re.compile(
     r"([0-9A-Za-z]+)\s*_\s*\{?\s*(?:\\text\{\s*)?(\d+|[a-z]+)\s*\}?\s*\}?|([0-9A-Za-z]+) \(?(?:in )?base (\d+)\)?"
@@ -103,6 +106,8 @@ def _same_long(gold: str, answer: str) -> bool | None:
 
 
 def _same(gold: str, answer: str, other: Other) -> bool | None:
+    if "\\approx" in gold + answer:
+        return _by_approximation(gold, answer, other)
     if (decided := _by_choice(gold, answer)) is not None:
         return decided
     one, two = read_quantity(gold), read_quantity(answer)
@@ -121,6 +126,14 @@ def _same(gold: str, answer: str, other: Other) -> bool | None:
     if (decided := _by_words(gold, answer)) is not None:
         return decided
     return other(gold, answer)
+
+
+def _by_approximation(gold: str, answer: str, other: Other) -> bool | None:
+    """Of ``exact ≈ rounded``, either side may be what is meant."""
+    sides = [[part for part in re.split(r"\\approx", text) if part.strip()] for text in (gold, answer)]
+    pairs = [(g, a) for g in {*sides[0][:1], *sides[0][-1:]} for a in {*sides[1][:1], *sides[1][-1:]}]
+    decisions = [same(g, a, other) for g, a in pairs]
+    return True if True in decisions else None if None in decisions or not decisions else False
 
 
 class _NoForm:
@@ -142,8 +155,8 @@ def _by_choice(gold: str, answer: str) -> bool | None:
             return None if len(bare) == 1 else False
         return letter[1] == next(group for group in chosen.groups() if group).upper()
     if (prefix := _PREFIX.match(said)) and not _PREFIX.match(bare):
-        rest = same(gold, said[prefix.end() :])
-        return True if rest else None
+        rest = said[prefix.end() :]
+        return True if not _PREFIX.match(rest) and same(gold, rest) else None
     return None
 
 
@@ -216,6 +229,12 @@ def _by_items(gold: str, answer: str, other: Other) -> Found:
         if all(_is_name(split_at(part, _EQUALS)[0]) for part in others):
             return False
         return same(gold, others[-1], other)  # steps of a calculation
+    if (comma := _decimal_comma(gold, answer)) is not None:
+        return comma
+    if len(parts) != len(others) and "," in gold + answer:  # 1,234 may be a number, and two
+        apart, asunder = (split_top(text, grouped=False) for text in (gold, answer))
+        if len(apart) == len(asunder) > 1 and not left and not opens:
+            return _unordered(apart, asunder, other)
     if len(parts) != len(others):
         plain = all(read_quantity(read(part)) is not None for part in [*parts, *others])
         return False if plain else other(gold, answer)
@@ -232,6 +251,18 @@ def _by_items(gold: str, answer: str, other: Other) -> Found:
     if _set_like(left) and _set_like(opens):
         return _unordered(parts, others, other)
     return _all(same(a, b, other) for a, b in zip(parts, others, strict=True))
+
+
+def _decimal_comma(gold: str, answer: str) -> bool | None:
+    """Whether one side is a decimal with a comma, as much of Europe writes it; None if it is not.
+
+    A gold 1,22 is rather two numbers, but 0,22 is not.
+    """
+    for one, two, point in ((answer, gold, r"-?\d+,\d+"), (gold, answer, r"-?0,\d+")):
+        if re.fullmatch(point, one) and re.fullmatch(r"-?\d*\.\d+", two):
+            left, right = read_quantity(one.replace(",", ".")), read_quantity(two)
+            return left is not None and right is not None and same_quantity(left, right)
+    return None
 
 
 def _set_like(bracket: str) -> bool:

@@ -7,6 +7,7 @@ id that it has not reaped cannot have become another process's.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -49,6 +50,8 @@ def main(control_fd: int, target: str, memory: int) -> None:
         )
         return
     _be_quiet()
+    gc.freeze()  # what was loaded stays, and is shared by the workers
+    gc.set_threshold(20_000, 20, 20)
     control.send(b"{}")
     while True:
         if not select.select([control], [], [], 1.0)[0]:

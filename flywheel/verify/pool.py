@@ -89,7 +89,6 @@ class Pool:
         self.workers = workers or len(os.sched_getaffinity(0))
         self._target, self._memory, self._extra = target, memory, extra
         self._lock = threading.Lock()
-        self._queue: deque[_Item] = deque()
         self._dispatcher: _Dispatcher | None = None
 
     def run(self, items: Iterable[Any], limit: float) -> list[Outcome]:
@@ -187,7 +186,8 @@ class _Dispatcher:
             waiting = len(self._queue)
         while len(self._workers) < min(self._count, waiting + sum(bool(w.items) for w in self._workers)):
             self._workers.append(self._nursery.spawn())
-        for depth in range(1, _AHEAD + 1):
+        # Towards the end one at a time, or one worker has a queue while another has nothing to do.
+        for depth in range(1, max(1, min(_AHEAD, waiting // (4 * self._count))) + 1):
             for worker in self._workers:
                 if len(worker.items) < depth and not self._give(worker):
                     return
@@ -261,7 +261,7 @@ class _Nursery:
     def __init__(self, target: str, memory: int, extra: str | None) -> None:
         self._control, theirs = socket.socketpair()
         path = [str(Path(flywheel.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        command = [sys.executable, "-m", "flywheel.verify.nursery", str(theirs.fileno()), target, str(memory)]
+        command = [sys.executable, "-P", "-m", "flywheel.verify.nursery", str(theirs.fileno()), target, str(memory)]
         with theirs:
             self._process = subprocess.Popen(
                 command,
