@@ -93,12 +93,31 @@ CONTEST = {
 }
 ASSERTS = {"question": "Negate.", "tests": ["assert negate(1) == -1", "assert negate(0) == 0"]}
 TEST_FILE = {"instruction": "Negate.", "test": "def test_negate():\n    assert negate(1) == -1\n", "solution": "x"}
-HUMAN_EVAL_X = {
+HUMAN_EVAL_PACK = {
     "task_id": "JavaScript/3",
     "prompt": "const f = (x) => {\n",
     "canonical_solution": "  return x;\n}\n",
     "entry_point": "f",
     "test": "console.assert(f(1) === 1)",
+}
+HUMAN_EVAL_X = {
+    "task_id": "Python/900",
+    **{key: ADD[key] for key in ("prompt", "canonical_solution")},
+    "test": str(ADD["test"]) + "\ncheck(add)\n",
+}
+MBPP_PLUS = {
+    **MBPP,
+    "test": "import numpy as np\nfor i in range(99):\n    assert double(i) == 2 * i\n",
+    "test_imports": [],
+}
+BIG_CODE_BENCH = {
+    "task_id": "BigCodeBench/0",
+    "complete_prompt": "import random\ndef task_func(n):\n",
+    "instruct_prompt": "Write it.",
+    "canonical_solution": "    return n\n",
+    "test": "import unittest\nclass TestCases(unittest.TestCase):\n"
+    "    def test_a(self):\n        self.assertEqual(task_func(1), 1)\n",
+    "entry_point": "task_func",
 }
 
 
@@ -120,7 +139,10 @@ HUMAN_EVAL_X = {
         (TEST_FILE, "testfile", "tests", "python", None, 0),
         ({"problem": "Add.", "tests": CASES}, "cases", "stdio", "python", None, 2),
         ({"problem": "Add.", "inputs": ["1 2"], "outputs": ["3"]}, "cases", "stdio", "python", None, 1),
-        (HUMAN_EVAL_X, "humaneval", "tests", "javascript", "f", 0),
+        (HUMAN_EVAL_PACK, "humaneval", "tests", "javascript", "f", 0),
+        (HUMAN_EVAL_X, "humaneval", "call", "python", "add", 2),
+        (MBPP_PLUS, "mbpp", "tests", "python", "double", 0),
+        (BIG_CODE_BENCH, "humaneval", "tests", "python", "task_func", 0),
     ],
 )
 def test_a_row_s_format_shows_in_its_fields_and_is_tested_at_the_strongest_level(

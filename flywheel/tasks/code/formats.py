@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,23 +78,34 @@ def read_row(row: Row) -> Read:
 
 
 def _is_human_eval(row: Row) -> bool:
-    return isinstance(row.get("test"), str) and isinstance(row.get("entry_point"), str) and "prompt" in row
+    if not isinstance(row.get("test"), str) or not ("prompt" in row or "complete_prompt" in row):
+        return False
+    # HumanEval-X names no entry point, but the language: Java/17.
+    return isinstance(row.get("entry_point"), str) or ("canonical_solution" in row and _family(row) is not None)
 
 
 def _human_eval(row: Row) -> Read:
-    prompt, tests, entry = _text(row, "prompt"), _text(row, "test"), _text(row, "entry_point")
-    name = _name(row)
-    family = (name or "").partition("/")[0]  # HumanEval-X says the language in the name: Java/17
-    tongue = _language(row["language"]) if row.get("language") else _known(family) or "python"
-    gold = row.get("canonical_solution")
+    prompt = _text(row, "prompt" if row.get("prompt") else "complete_prompt")  # BigCodeBench has two
+    tests, entry = _text(row, "test"), _optional(row, "entry_point") or _last_function(prompt)
+    tongue = _language(row["language"]) if row.get("language") else _family(row) or "python"
+    name, gold, setup = _name(row), row.get("canonical_solution"), _lines(row.get("test_setup"))
     whole = prompt + gold if isinstance(gold, str) else None
     if tongue != "python":
-        return Read("humaneval", name, prompt, Spec("tests", tongue, entry, prompt, tests=tests), whole)
+        return Read("humaneval", name, prompt, Spec("tests", tongue, entry, prompt, setup, tests=tests), whole)
     _parses(tests, "test")
-    found = asserts.check_cases(tests, entry)
+    found = asserts.check_cases(tests, entry) if entry else None
     if found is not None:
-        return Read("humaneval", name, prompt, Spec("call", "python", entry, prompt, cases=found), whole)
-    return Read("humaneval", name, prompt, Spec("tests", "python", entry, prompt, tests=tests), whole)
+        return Read("humaneval", name, prompt, Spec("call", "python", entry, prompt, setup, cases=found), whole)
+    return Read("humaneval", name, prompt, Spec("tests", "python", entry, prompt, setup, tests=tests), whole)
+
+
+def _family(row: Row) -> str | None:
+    return _known(str(row.get("task_id", "")).partition("/")[0])
+
+
+def _last_function(prompt: str) -> str | None:
+    found = re.findall(r"^def\s+(\w+)", prompt, re.MULTILINE)
+    return found[-1] if found else None
 
 
 def _is_multipl_e(row: Row) -> bool:
@@ -118,7 +130,11 @@ def _mbpp(row: Row) -> Read:
     shown = _assertions(row["test_list"], "test_list")
     hidden = _assertions(row.get("challenge_test_list") or [], "challenge_test_list", may_be_empty=True)
     setup = _lines(row.get("test_setup_code"), row.get("test_imports"))
-    return _asserted("mbpp", row, shown, hidden, setup)
+    read = _asserted("mbpp", row, shown, hidden, setup)
+    if isinstance(row.get("test"), str) and row["test"].strip():  # MBPP+: far more inputs, as a program
+        _parses(row["test"], "test")
+        read = replace(read, spec=replace(read.spec, level="tests", cases=(), tests=row["test"]))
+    return read
 
 
 def _is_assert_list(row: Row) -> bool:
