@@ -409,6 +409,7 @@ PYTEST = {
     "question": "Negate.",
     "test": "from solution import negate\n\n\ndef test_it():\n    assert negate(1) == -1\n",
 }
+METHOD = "class Solution:\n    def total(self, nums: List[int], k) -> int:\n        return sum(nums) + k"
 JS_ROW = {
     "name": "HumanEval_1_f",
     "language": "js",
@@ -437,7 +438,7 @@ JS_ROW = {
         ({"problem": "Add.", "tests": rows.CASES}, ADDS, "", "stdio"),
         (rows.ASSERTS, "def negate(x):\n    return -x", "def negate(x):\n    return x", "call"),
         (rows.TEST_FILE, "def negate(x):\n    return -x", "def negate(x):\n    return x", "tests"),
-        ({"question": "Negate.", "test": PYTEST_FILE}, "def negate(x):\n    return -x", "def negate(x):\n    return x", "tests"),
+        (PYTEST, "def negate(x):\n    return -x", "def negate(x):\n    return x", "tests"),
         (JS_ROW, "  return a + b;\n}", "  process.exit(0);\n}", "tests"),
     ],
 )  # fmt: skip
