@@ -26,7 +26,8 @@ def passed(task: Oneliners, problem: Problem, *texts: str) -> list[bool | None]:
     return [v.passed for v in task.verify_many([(problem, Completion.of(text)) for text in texts])]
 
 
-def test_the_task_is_sound(task: Oneliners) -> None:
+def test_the_task_is_sound(task: Oneliners, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flywheel.tasks.check.SAMPLE", 40)
     assert check_task(task, needs_demonstrations=True) == []
 
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flywheel.errors import DataError, FlywheelError, TaskError
+from flywheel.recipe import load_recipe
 from flywheel.tasks import load_task
 from flywheel.tasks.code import Code
 from flywheel.tasks.code.asserts import as_cases, called, check_cases
@@ -552,6 +553,12 @@ def test_a_translation_may_not_leave_tests_out() -> None:
         ("", "there is no program"),
     ):
         assert says in str(read_translation(text, "javascript", spec).fault)
+
+
+@pytest.mark.parametrize("name", ["code", "code_tiny"])
+def test_the_shipped_recipes_name_arguments_that_there_are(name: str) -> None:
+    recipe = load_recipe(Path(__file__).parents[1] / "recipes" / f"{name}.yaml")
+    load_task(recipe.task.use, recipe.task.args)
 
 
 def test_options_say_all_errors_at_once() -> None:
