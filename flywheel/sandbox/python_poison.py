@@ -8,6 +8,7 @@ like any other test; only what is computed is wrapped. Assertions that do not de
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 HELPERS = '''
 def _other(value):
@@ -195,7 +196,7 @@ def _is_literal(node: ast.expr) -> bool:
     return True
 
 
-def _constant(value: object) -> object:
+def _constant(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if value is None:
