@@ -25,7 +25,8 @@ from flywheel.tasks.code.extract import program_of
 from flywheel.tasks.code.formats import read_row
 from flywheel.tasks.code.mutate import mutants
 from flywheel.tasks.code.options import Options, Proposals
-from flywheel.tasks.code.prompts import FIELDS, Prompts
+from flywheel.tasks.code.prompts import FIELDS as PROMPTS
+from flywheel.tasks.code.prompts import Prompts
 from flywheel.tasks.code.proposals import Seeds, read_proposal
 from flywheel.tasks.code.spec import Spec
 from flywheel.tasks.code.translation import lost_values, read_translation
@@ -203,31 +204,26 @@ def test_packed_cases_may_not_call_anything(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == ""
 
 
+TEXTS = (
+    "assert f(1) == 2",
+    "def check(candidate):\n    assert candidate(1) == 2\n",
+    "python",
+    "js",
+    "[1, 2]",
+    '{"a": 1}',
+)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(TEXTS),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-FIELD = st.sampled_from(
-    (
-        "test",
-        "tests",
-        "entry_point",
-        "prompt",
-        "question",
-        "test_list",
-        "input_output",
-        "public_test_cases",
-        "private_tests",
-        "inputs",
-        "outputs",
-        "language",
-        "metadata",
-        "starter_code",
-        "canonical_solution",
-        "task_id",
-    )
+FIELDS = (
+    *("test", "tests", "entry_point", "prompt", "complete_prompt", "question", "test_list", "input_output"),
+    *("public_test_cases", "private_tests", "public_tests", "inputs", "outputs", "language", "starter_code"),
+    *("canonical_solution", "task_id", "test_setup_code", "test_imports", "test_setup", "setup", "solutions"),
+    *("challenge_test_list", "stop_tokens", "asserts", "cases", "test_code", "metadata", "name", "fn_name"),
 )
+FIELD = st.sampled_from(FIELDS)
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
@@ -407,7 +403,7 @@ def test_prompts_are_files_that_can_be_replaced(tmp_path: Path) -> None:
 
 def test_every_prompt_is_shipped_and_uses_what_it_is_given() -> None:
     prompts = Prompts()
-    for name, fields in FIELDS.items():
+    for name, fields in PROMPTS.items():
         text = prompts.text(
             name, **{field: [f"<{field}>"] if field in ("tests", "findings") else f"<{field}>" for field in fields}
         )

@@ -72,7 +72,16 @@ def read_row(row: Row) -> Read:
     """
     for recognise, read in _FORMATS:
         if recognise(row):
-            return read(row)
+            try:
+                return read(row)
+            except (
+                AttributeError,
+                TypeError,
+                KeyError,
+                RecursionError,
+            ) as error:  # other people's data may be anything
+                name = read.__name__.strip("_")
+                raise ValueError(f"it looks like {name}, but its fields are not of the right kind: {error}") from error
     has = ", ".join(sorted(map(str, row))) or "none"
     raise ValueError(
         f"no known format of code problems in the fields {has}; it needs tests: `test` with `entry_point` (HumanEval), "
@@ -222,6 +231,8 @@ def _contest(row: Row) -> Read:
     outputs: list[Any] = []
     for key in ("public_tests", "private_tests", "generated_tests"):
         table = row.get(key) or {}
+        if not isinstance(table, Mapping):
+            raise ValueError(f"`{key}` must be an object with input and output, not {type(table).__name__}")
         inputs += list_of(table.get("input") or [], f"{key}.input")
         outputs += list_of(table.get("output") or [], f"{key}.output")
     return Read(
