@@ -7,6 +7,7 @@ import gzip
 import json
 import pickle
 import zlib
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from flywheel.recipe import load_recipe
 from flywheel.tasks import load_task
 from flywheel.tasks.code import Code
 from flywheel.tasks.code.asserts import as_cases, called, check_cases
+from flywheel.tasks.code.backtranslation import _documented, _explained
 from flywheel.tasks.code.duplicates import NearDuplicates
 from flywheel.tasks.code.extract import program_of
 from flywheel.tasks.code.formats import read_row
@@ -308,6 +310,37 @@ def test_other_languages_are_continued_or_taken_whole() -> None:
 def test_no_text_is_too_odd(text: str) -> None:
     assert isinstance(program_of(text, ADD_SPEC), str)
     assert isinstance(program_of(text, read_row(MULTIPL_E).spec), str)
+
+
+ANSWERS = st.text(st.sampled_from("`~ab1: \n\t=def()[]{}python#'\"\\@assert"), max_size=300)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(ANSWERS)
+def test_no_answer_is_too_odd_for_what_a_rollout_makes_of_it(text: str) -> None:
+    assert isinstance(assertions(text, "a"), list)
+    assert isinstance(read_translation(text, "javascript", ADD_SPEC).program, str)
+    _explained(text, WHOLE)
+    _documented(f"```python\n{text}\n```", WHOLE)
+    with suppress(ValueError):
+        read_proposal(text, Proposals(snippets=".", min_words=1))
+    with suppress(ValueError):
+        read_proposal(f"Do it.\n```python\n{text}\n```", Proposals(snippets=".", min_words=1))
+
+
+@pytest.mark.parametrize("depth", [80, 400, 900, 5000, 50_000])
+def test_nothing_is_too_deep(depth: int) -> None:
+    for open_, close in (("-", ""), ("(", ")"), ("[", "]"), ("not ", ""), ("lambda: ", "")):
+        deep = f"{open_ * depth}1{close * depth}"
+        program_of(f"```python\ndef add(a, b):\n    return {deep}\n```", ADD_SPEC)
+        assertions(f"assert a({deep}) == 1", "a")
+        read_translation(f"```js\nf({deep})\n```\n```js\nadd({deep})\n```", "javascript", ADD_SPEC)
+        _documented(f'```python\ndef f(x={deep}):\n    """Doc."""\n    return {deep}\n```', WHOLE)
+        with suppress(ValueError):
+            read_row({**ASSERTS, "tests": [f"assert f({deep}) == {deep}"]})
+        with suppress(ValueError):
+            text = f"Do it now.\n```python\ndef f(x: {deep}): ...\n```"
+            read_proposal(text, Proposals(snippets=".", min_words=1))
 
 
 # -- the dataset ---------------------------------------------------------------------------------
