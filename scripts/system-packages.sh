@@ -15,7 +15,10 @@ has_headers() { "$python" -c 'import pathlib, sysconfig; (pathlib.Path(sysconfig
 has_compiler() { command -v g++ >/dev/null; }
 has() { PATH=/usr/local/bin:/usr/bin:/bin type -P "$@" >/dev/null; } # where sandboxed programs look, not a user's own
 has_jdk() { has javac && has java; }
-has_modules() { perl -MTest::Deep -e1 2>/dev/null && [[ -e /usr/share/lua/5.4/luaunit.lua ]]; }
+has_modules() {
+  perl -MTest::Deep -e1 2>/dev/null && [[ -e /usr/share/lua/5.4/luaunit.lua ]] &&
+    [[ -d /usr/share/gocode/src/github.com/stretchr/testify ]]
+}
 has_daemons() { PATH=$PATH:/usr/sbin:/sbin type -P "$@" >/dev/null; } # Debian keeps them off a user's PATH
 
 missing_core() {
@@ -35,7 +38,7 @@ missing_for_tests() {
   has_daemons runc || echo runc
 }
 
-# A row each in flywheel/sandbox/languages.py; what the last two bring is for the tests of MultiPL-E's rows.
+# A row each in flywheel/sandbox/languages.py; the modules are what MultiPL-E's and HumanEval-X's tests import.
 missing_languages() {
   has node || echo nodejs
   has tsc || echo node-typescript
@@ -48,7 +51,7 @@ missing_languages() {
   has perl || echo perl
   has lua5.4 || echo lua5.4
   has sqlite3 || echo sqlite3
-  has_modules || printf '%s\n' libtest-deep-perl lua-unit
+  has_modules || printf '%s\n' golang-github-stretchr-testify-dev libtest-deep-perl lua-unit
 }
 
 missing() {
