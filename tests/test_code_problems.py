@@ -228,7 +228,7 @@ FIELDS = (
 FIELD = st.sampled_from(FIELDS)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(FIELD, JSON, max_size=6))
 def test_whatever_a_row_holds_it_is_read_or_refused_with_a_reason(row: dict[str, Any]) -> None:
     try:
@@ -305,7 +305,7 @@ def test_other_languages_are_continued_or_taken_whole() -> None:
     assert program_of(f"```lua\n{whole}```", spec) == "-- Length.\n" + whole
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.text(st.sampled_from("`~ab: \n\tdef()python#'\"\\"), max_size=200))
 def test_no_text_is_too_odd(text: str) -> None:
     assert isinstance(program_of(text, ADD_SPEC), str)
@@ -315,7 +315,7 @@ def test_no_text_is_too_odd(text: str) -> None:
 ANSWERS = st.text(st.sampled_from("`~ab1: \n\t=def()[]{}python#'\"\\@assert"), max_size=300)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(ANSWERS)
 def test_no_answer_is_too_odd_for_what_a_rollout_makes_of_it(text: str) -> None:
     assert isinstance(assertions(text, "a"), list)

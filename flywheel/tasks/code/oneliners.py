@@ -18,7 +18,7 @@ from flywheel.tasks.base import BaseTask
 from flywheel.tasks.code.extract import parses
 from flywheel.tasks.code.options import Options
 from flywheel.tasks.code.running import Runner
-from flywheel.tasks.code.spec import Case, Spec
+from flywheel.tasks.code.spec import Case, Spec, Specs
 from flywheel.tasks.splits import draw_split, require_split
 from flywheel.types import Completion, Problem, Verdict
 
@@ -96,10 +96,9 @@ class Oneliners(BaseTask):
         """All at once; what is no lambda on one line is wrong without being run."""
         lines = [completion.text.strip() for _, completion in asks]
         runnable = [i for i, line in enumerate(lines) if line.startswith("lambda ") and _is_expression(line)]
-        specs = [Spec.from_data(asks[i][0].data["spec"]) for i in runnable]
-        grades = self._runner.grade_all(
-            [(f"f = {lines[i]}\n", spec) for i, spec in zip(runnable, specs, strict=True)], timeout
-        )
+        specs = Specs()
+        programs = [(f"f = {lines[i]}\n", specs.of(asks[i][0].data["spec"])) for i in runnable]
+        grades = self._runner.grade_all(programs, timeout)
         verdicts = [Verdict.wrong("not a lambda on one line")] * len(asks)
         for i, grade in zip(runnable, grades, strict=True):
             verdict = grade.verdict()
