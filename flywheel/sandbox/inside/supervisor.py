@@ -16,7 +16,7 @@ import stat
 import time
 import types
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from flywheel.sandbox.inside import kernel, program
@@ -193,7 +193,7 @@ def _read_job(descriptor: int) -> dict[str, Any]:
 def _write_files(files: list[tuple[str, bytes, int]]) -> None:
     for name, content, mode in files:
         if "/" in name:
-            os.makedirs(str(PurePosixPath(name).parent), exist_ok=True)  # noqa: PTH103
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         done = os.write(descriptor, content)
         while done < len(content):
