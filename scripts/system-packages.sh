@@ -21,11 +21,14 @@ has_modules() {
 }
 has_daemons() { PATH=$PATH:/usr/sbin:/sbin type -P "$@" >/dev/null; } # Debian keeps them off a user's PATH
 
+has_library() { "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null; }
+
 missing_core() {
   has_venv || echo python3-venv   # make install
   has_headers || echo python3-dev # DeepSpeed and Triton compile their operators on first use
   has_compiler || echo g++        # the same
   has bwrap || echo bubblewrap    # isolates programs that a model wrote
+  has_library libseccomp.so.2 || echo libseccomp2 # says which system calls they may make
 }
 
 # Several machines are namespaces of this one in the tests (iproute2), under a Slurm of their own; nothing of it is
