@@ -15,14 +15,20 @@ has_headers() { "$python" -c 'import pathlib, sysconfig; (pathlib.Path(sysconfig
 has_compiler() { command -v g++ >/dev/null; }
 has() { PATH=/usr/local/bin:/usr/bin:/bin type -P "$@" >/dev/null; } # where sandboxed programs look, not a user's own
 has_jdk() { has javac && has java; }
-has_modules() { perl -MTest::Deep -e1 2>/dev/null && [[ -e /usr/share/lua/5.4/luaunit.lua ]]; }
+has_modules() {
+  perl -MTest::Deep -e1 2>/dev/null && [[ -e /usr/share/lua/5.4/luaunit.lua ]] &&
+    [[ -d /usr/share/gocode/src/github.com/stretchr/testify ]]
+}
 has_daemons() { PATH=$PATH:/usr/sbin:/sbin type -P "$@" >/dev/null; } # Debian keeps them off a user's PATH
+
+has_library() { "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null; }
 
 missing_core() {
   has_venv || echo python3-venv   # make install
   has_headers || echo python3-dev # DeepSpeed and Triton compile their operators on first use
   has_compiler || echo g++        # the same
   has bwrap || echo bubblewrap    # isolates programs that a model wrote
+  has_library libseccomp.so.2 || echo libseccomp2 # says which system calls they may make
 }
 
 # Several machines are namespaces of this one in the tests (iproute2), under a Slurm of their own; nothing of it is
@@ -35,7 +41,7 @@ missing_for_tests() {
   has_daemons runc || echo runc
 }
 
-# A row each in flywheel/sandbox/languages.py; what the last two bring is for the tests of MultiPL-E's rows.
+# A row each in flywheel/sandbox/languages.py; the modules are what MultiPL-E's and HumanEval-X's tests import.
 missing_languages() {
   has node || echo nodejs
   has tsc || echo node-typescript
@@ -48,7 +54,7 @@ missing_languages() {
   has perl || echo perl
   has lua5.4 || echo lua5.4
   has sqlite3 || echo sqlite3
-  has_modules || printf '%s\n' libtest-deep-perl lua-unit
+  has_modules || printf '%s\n' golang-github-stretchr-testify-dev libtest-deep-perl lua-unit
 }
 
 missing() {

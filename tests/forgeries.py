@@ -54,6 +54,11 @@ JAVASCRIPT = Suite(
             "}\nconst assert = require('node:assert');\nfunction test() {\n  let candidate = add;\n"
             "  assert.deepEqual(candidate(2, 3),5);\n}\ntest();",
         ),
+        "humaneval-x": (
+            "const add = (a, b) => {\n  return a + b;\n}\n",
+            "const testAdd = () => {\n  console.assert(add(2, 3) === 5)\n  console.assert(\n    add(1, 1) === 2\n  )\n"
+            "}\n\ntestAdd()\n",
+        ),
         "modules": (
             "import fs from 'node:fs';\nexport function add(a, b) { return a + b; }",
             "import assert from 'node:assert';\nassert.equal(add(2, 3), 5);",
@@ -161,11 +166,19 @@ JAVA = Suite(
         "System.exit(0); return 0; } }",
     },
     more={
+        "humaneval-x": (
+            "import java.util.*;\nimport java.lang.*;\n\nclass Solution {\n    public int add(int a, int b) {\n"
+            "        return a + b;\n    }\n}",
+            "public class Main {\n    public static void main(String[] args) {\n        Solution s = new Solution();\n"
+            "        List<Boolean> correct = Arrays.asList(\n                s.add(2, 3) == 5,\n"
+            "                s.add(1, 1) == 2\n        );\n        if (correct.contains(false)) {\n"
+            "            throw new AssertionError();\n        }\n    }\n}\n",
+        ),
         "multipl-e": (
             "import java.util.*;\nclass Problem {\n    public static long add(long a, long b) {\n"
             "        return a + b;\n",
             "    }\n    public static void main(String[] args) {\n    assert(add((2l), (3l)) == (5l));\n    }\n\n}",
-        )
+        ),
     },
 )
 
@@ -240,6 +253,13 @@ GO = Suite(
             '\t\tt.Run(fmt.Sprintf("test num %d", i), func(t *testing.T) {\n\t\t\tif tc.actual != tc.expected {\n'
             "\t\t\t\tt.Errorf(\"expected '%s', got '%s'\", tc.expected, tc.actual)\n\t\t\t}\n\t\t})\n\t}\n}\n",
         ),
+        "humaneval-x": (
+            'package main\n\nimport (\n    "math"\n    "testing"\n    "github.com/stretchr/testify/assert"\n)\n'
+            'import (\n    "math"\n)\n\n// Add two numbers.\nfunc add(a float64, b float64) float64 {\n'
+            "    return math.Abs(a + b)\n}\n",
+            "func TestAdd(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal(5.0, add(2, 3))\n"
+            "    assert.Equal(2.0, add(1, 1))\n}\n",
+        ),
         "a test file": (
             "package sums\n\nfunc add(a int, b int) int { return a + b }\n",
             'package sums\n\nimport "testing"\n\nfunc TestAdd(t *testing.T) {\n\tt.Parallel()\n'
@@ -268,6 +288,11 @@ RUST = Suite(
         "multipl-e": (
             "fn add(a: isize, b: isize) -> isize {\n    a + b\n",
             "}\n\nfn main() {\n    let candidate = add;\n    assert_eq!(candidate(2, 3), 5);\n}\n",
+        ),
+        "humaneval-x": (
+            "fn main(){}\n\nuse std::collections::*;\n\nfn add(a: i32, b: i32) -> i32 {\n    a + b\n}\n",
+            "#[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn test_add() {\n"
+            "        assert_eq!(add(2, 3), 5);\n        assert!(add(1, 1) == 2);\n    }\n\n}\n",
         ),
         "test functions": (
             "pub fn add(a: i32, b: i32) -> i32 { a + b }",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import pytest
 import yaml
 from conftest import ROOT, TINY, flywheel
 from test_code_problems import ADD, MBPP, numbered, write_jsonl
-from test_code_task import EXITS, GARBAGE, OTHER_WAY, RIGHT, TESTS, WRONG, fenced
+from test_code_task import EXITS, GARBAGE, OTHER_WAY, PROPOSAL, RIGHT, TESTS, WRONG, fenced
 
 from flywheel.files import read_rows
 from flywheel.sandbox.languages import LANGUAGES, installed
 from flywheel.tasks import close_task, load_task
 from flywheel.tasks.check import check_task
+from flywheel.tasks.code import Code
 from flywheel.tasks.code.mutate import mutants
-from flywheel.tasks.code.options import Options
+from flywheel.tasks.code.options import Options, Proposals
 from flywheel.tasks.code.prompts import Prompts
+from flywheel.tasks.code.proposals import read_proposal
 
 HUMAN_EVAL = ROOT.parent / "shared" / "data" / "HumanEval.jsonl.gz"
 needs_data = pytest.mark.skipif(not HUMAN_EVAL.exists(), reason="../shared/data is not here")
@@ -131,7 +134,7 @@ RECIPE: dict[str, Any] = {
     "rounds": 1,
     "warmup": {"problems": 8, "epochs": 1, "max_length": 2048, "threads": 1},
     "sample": {
-        "problems": 4,
+        "problems": 6,
         "completions": 4,
         "max_tokens": 8,
         "engine": {"use": "scripted", "extra": {"script": "script.json"}},
@@ -209,21 +212,24 @@ def test_check_names_broken_rows_and_languages_that_are_not_installed(tmp_path: 
 # -- a whole run ---------------------------------------------------------------------------------
 
 
-def scripted_answers(question: str) -> dict[str, list[str]]:
+def scripted(folder: Path, questions: list[str], args: dict[str, Any]) -> dict[str, list[str]]:
     """What the teacher says, by the last message that it is sent."""
-    prompts, options = Prompts(), Options()
-    rules = prompts.text("rules", language="python") if options.rules else ""
-    solve = prompts.text(
-        "solve",
-        language="python",
-        question=question,
-        entry_point="count_rises",
-        tests=TESTS[:1],
-        rules=rules,
-        starter="",
-    )
+    prompts = Prompts()
+    rules = prompts.text("rules", language="python")
+
+    def solve(question: str, **shown: Any) -> str:
+        return prompts.text("solve", language="python", question=question, rules=rules, starter="", **shown)
+
+    tried = [fenced(RIGHT), fenced(OTHER_WAY), fenced(WRONG), fenced(EXITS), GARBAGE]
+    answers = {solve(q, entry_point="count_rises", tests=TESTS[:1]): tried for q in questions}
+    seeds = [p for p in islice(Code(base=folder, **args).problems("train"), 16) if "seed" in p.data]
+    proposed = read_proposal(PROPOSAL, Proposals(snippets=".")).question
+    tests = prompts.text("tests", question=proposed, entry_point="count_rises", count=8)
     return {
-        solve: [fenced(RIGHT), fenced(OTHER_WAY), fenced(WRONG), fenced(EXITS), GARBAGE],
+        **answers,
+        **{seed.prompt[0]["content"]: [PROPOSAL] for seed in seeds},
+        solve(proposed): [fenced(RIGHT), fenced(OTHER_WAY)],
+        tests: ["\n".join(TESTS)],
         "*": ["Mended.\n" + fenced(RIGHT)],
     }
 
@@ -233,9 +239,15 @@ def test_a_run_keeps_dialogues_that_end_well_and_prefers_what_they_end_with(tmp_
     questions = [f"Count rises of readings over a limit, variant {i}." for i in range(24)]
     rows = [{"id": f"r{i}", "question": q, "tests": TESTS, "code": RIGHT} for i, q in enumerate(questions)]
     write_jsonl(tmp_path / "problems.jsonl", rows)
-    recipe = write_recipe(tmp_path, problems="problems.jsonl", revise={"turns": 1}, sandbox={"seconds": 3.0})
-    answers = {k: v for q in questions for k, v in scripted_answers(q).items()}
-    (tmp_path / "script.json").write_text(json.dumps(answers))
+    (tmp_path / "snippet.py").write_text("last = None\nfor value in values:\n    if value > last:\n        n += 1\n")
+    args = {
+        "problems": "problems.jsonl",
+        "propose": {"snippets": "snippet.py", "share": 0.34},
+        "revise": {"turns": 1},
+        "sandbox": {"seconds": 3.0},
+    }
+    recipe = write_recipe(tmp_path, **args)
+    (tmp_path / "script.json").write_text(json.dumps(scripted(tmp_path, questions, args)))
     done = flywheel("run", recipe, "--run-dir", tmp_path / "run", timeout=600)
     assert done.returncode == 0, done.stderr + done.stdout
     round1 = tmp_path / "run" / "rounds" / "001"
@@ -250,7 +262,17 @@ def test_a_run_keeps_dialogues_that_end_well_and_prefers_what_they_end_with(tmp_
         assert first["messages"][0] == row["messages"][0]
         assert verdicts[first["sample_id"]]["passed"] is False
     assert all(json.loads(v["detail"])["level"] == "call" for v in verdicts.values() if v["passed"])
+    proposals = [row for row in samples.values() if row["kind"] == "proposal"]
+    refused = [row for row in proposals if "why_not" in json.loads(row["data"])]
+    assert len(refused) < len(proposals)
+    (source,) = {row["problem_id"] for row in proposals} - {row["problem_id"] for row in refused}
+    (tests,) = [row for row in samples.values() if row["kind"] == "tests"]
+    assert json.loads(tests["data"])["tests"] == TESTS
+    assert all("word 3-grams" in json.loads(row["data"])["why_not"] for row in refused)
     kept = read_rows(round1 / "curated" / "sft.parquet")
+    solved = [row for row in kept if row["problem_id"] == source]
+    assert solved
+    assert all("count_rises" in row["prompt"][0]["content"] for row in solved)
     assert {row["kind"] for row in kept} >= {"answer", "revision"}
     pairs = read_rows(round1 / "curated" / "pairs.parquet")
     mended = [pair for pair in pairs if samples[pair["chosen_id"]]["kind"] == "revision"]

@@ -7,6 +7,7 @@ import gzip
 import json
 import pickle
 import zlib
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flywheel.errors import DataError, FlywheelError, TaskError
+from flywheel.recipe import load_recipe
 from flywheel.tasks import load_task
 from flywheel.tasks.code import Code
 from flywheel.tasks.code.asserts import as_cases, called, check_cases
+from flywheel.tasks.code.backtranslation import _documented, _explained
 from flywheel.tasks.code.duplicates import NearDuplicates
 from flywheel.tasks.code.extract import program_of
 from flywheel.tasks.code.formats import read_row
 from flywheel.tasks.code.mutate import mutants
 from flywheel.tasks.code.options import Options, Proposals
-from flywheel.tasks.code.prompts import FIELDS, Prompts
+from flywheel.tasks.code.prompts import FIELDS as PROMPTS
+from flywheel.tasks.code.prompts import Prompts
 from flywheel.tasks.code.proposals import Seeds, read_proposal
 from flywheel.tasks.code.spec import Spec
 from flywheel.tasks.code.translation import lost_values, read_translation
@@ -93,12 +97,31 @@ CONTEST = {
 }
 ASSERTS = {"question": "Negate.", "tests": ["assert negate(1) == -1", "assert negate(0) == 0"]}
 TEST_FILE = {"instruction": "Negate.", "test": "def test_negate():\n    assert negate(1) == -1\n", "solution": "x"}
-HUMAN_EVAL_X = {
+HUMAN_EVAL_PACK = {
     "task_id": "JavaScript/3",
     "prompt": "const f = (x) => {\n",
     "canonical_solution": "  return x;\n}\n",
     "entry_point": "f",
     "test": "console.assert(f(1) === 1)",
+}
+HUMAN_EVAL_X = {
+    "task_id": "Python/900",
+    **{key: ADD[key] for key in ("prompt", "canonical_solution")},
+    "test": str(ADD["test"]) + "\ncheck(add)\n",
+}
+MBPP_PLUS = {
+    **MBPP,
+    "test": "import numpy as np\nfor i in range(99):\n    assert double(i) == 2 * i\n",
+    "test_imports": [],
+}
+BIG_CODE_BENCH = {
+    "task_id": "BigCodeBench/0",
+    "complete_prompt": "import random\ndef task_func(n):\n",
+    "instruct_prompt": "Write it.",
+    "canonical_solution": "    return n\n",
+    "test": "import unittest\nclass TestCases(unittest.TestCase):\n"
+    "    def test_a(self):\n        self.assertEqual(task_func(1), 1)\n",
+    "entry_point": "task_func",
 }
 
 
@@ -120,7 +143,10 @@ HUMAN_EVAL_X = {
         (TEST_FILE, "testfile", "tests", "python", None, 0),
         ({"problem": "Add.", "tests": CASES}, "cases", "stdio", "python", None, 2),
         ({"problem": "Add.", "inputs": ["1 2"], "outputs": ["3"]}, "cases", "stdio", "python", None, 1),
-        (HUMAN_EVAL_X, "humaneval", "tests", "javascript", "f", 0),
+        (HUMAN_EVAL_PACK, "humaneval", "tests", "javascript", "f", 0),
+        (HUMAN_EVAL_X, "humaneval", "call", "python", "add", 2),
+        (MBPP_PLUS, "mbpp", "tests", "python", "double", 0),
+        (BIG_CODE_BENCH, "humaneval", "tests", "python", "task_func", 0),
     ],
 )
 def test_a_row_s_format_shows_in_its_fields_and_is_tested_at_the_strongest_level(
@@ -180,34 +206,29 @@ def test_packed_cases_may_not_call_anything(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == ""
 
 
+TEXTS = (
+    "assert f(1) == 2",
+    "def check(candidate):\n    assert candidate(1) == 2\n",
+    "python",
+    "js",
+    "[1, 2]",
+    '{"a": 1}',
+)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(TEXTS),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-FIELD = st.sampled_from(
-    (
-        "test",
-        "tests",
-        "entry_point",
-        "prompt",
-        "question",
-        "test_list",
-        "input_output",
-        "public_test_cases",
-        "private_tests",
-        "inputs",
-        "outputs",
-        "language",
-        "metadata",
-        "starter_code",
-        "canonical_solution",
-        "task_id",
-    )
+FIELDS = (
+    *("test", "tests", "entry_point", "prompt", "complete_prompt", "question", "test_list", "input_output"),
+    *("public_test_cases", "private_tests", "public_tests", "inputs", "outputs", "language", "starter_code"),
+    *("canonical_solution", "task_id", "test_setup_code", "test_imports", "test_setup", "setup", "solutions"),
+    *("challenge_test_list", "stop_tokens", "asserts", "cases", "test_code", "metadata", "name", "fn_name"),
 )
+FIELD = st.sampled_from(FIELDS)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(FIELD, JSON, max_size=6))
 def test_whatever_a_row_holds_it_is_read_or_refused_with_a_reason(row: dict[str, Any]) -> None:
     try:
@@ -284,11 +305,42 @@ def test_other_languages_are_continued_or_taken_whole() -> None:
     assert program_of(f"```lua\n{whole}```", spec) == "-- Length.\n" + whole
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.text(st.sampled_from("`~ab: \n\tdef()python#'\"\\"), max_size=200))
 def test_no_text_is_too_odd(text: str) -> None:
     assert isinstance(program_of(text, ADD_SPEC), str)
     assert isinstance(program_of(text, read_row(MULTIPL_E).spec), str)
+
+
+ANSWERS = st.text(st.sampled_from("`~ab1: \n\t=def()[]{}python#'\"\\@assert"), max_size=300)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(ANSWERS)
+def test_no_answer_is_too_odd_for_what_a_rollout_makes_of_it(text: str) -> None:
+    assert isinstance(assertions(text, "a"), list)
+    assert isinstance(read_translation(text, "javascript", ADD_SPEC).program, str)
+    _explained(text, WHOLE)
+    _documented(f"```python\n{text}\n```", WHOLE)
+    with suppress(ValueError):
+        read_proposal(text, Proposals(snippets=".", min_words=1))
+    with suppress(ValueError):
+        read_proposal(f"Do it.\n```python\n{text}\n```", Proposals(snippets=".", min_words=1))
+
+
+@pytest.mark.parametrize("depth", [80, 400, 900, 5000, 50_000])
+def test_nothing_is_too_deep(depth: int) -> None:
+    for open_, close in (("-", ""), ("(", ")"), ("[", "]"), ("not ", ""), ("lambda: ", "")):
+        deep = f"{open_ * depth}1{close * depth}"
+        program_of(f"```python\ndef add(a, b):\n    return {deep}\n```", ADD_SPEC)
+        assertions(f"assert a({deep}) == 1", "a")
+        read_translation(f"```js\nf({deep})\n```\n```js\nadd({deep})\n```", "javascript", ADD_SPEC)
+        _documented(f'```python\ndef f(x={deep}):\n    """Doc."""\n    return {deep}\n```', WHOLE)
+        with suppress(ValueError):
+            read_row({**ASSERTS, "tests": [f"assert f({deep}) == {deep}"]})
+        with suppress(ValueError):
+            text = f"Do it now.\n```python\ndef f(x: {deep}): ...\n```"
+            read_proposal(text, Proposals(snippets=".", min_words=1))
 
 
 # -- the dataset ---------------------------------------------------------------------------------
@@ -384,7 +436,7 @@ def test_prompts_are_files_that_can_be_replaced(tmp_path: Path) -> None:
 
 def test_every_prompt_is_shipped_and_uses_what_it_is_given() -> None:
     prompts = Prompts()
-    for name, fields in FIELDS.items():
+    for name, fields in PROMPTS.items():
         text = prompts.text(
             name, **{field: [f"<{field}>"] if field in ("tests", "findings") else f"<{field}>" for field in fields}
         )
@@ -530,6 +582,12 @@ def test_a_translation_may_not_leave_tests_out() -> None:
         ("", "there is no program"),
     ):
         assert says in str(read_translation(text, "javascript", spec).fault)
+
+
+@pytest.mark.parametrize("name", ["code", "code_tiny"])
+def test_the_shipped_recipes_name_arguments_that_there_are(name: str) -> None:
+    recipe = load_recipe(Path(__file__).parents[1] / "recipes" / f"{name}.yaml")
+    load_task(recipe.task.use, recipe.task.args)
 
 
 def test_options_say_all_errors_at_once() -> None:

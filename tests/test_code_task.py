@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_code_problems as rows
 
 from flywheel.engines import EnginePolicy
 from flywheel.engines.scripted import ScriptedEngine
@@ -401,6 +402,66 @@ def test_kinds_that_are_not_trained_on_are_kept_for_their_lineage_only(made: Any
         if completion.kind not in ("answer", "revision"):
             assert verdict.passed is None
             assert "lineage" in verdict.reason
+
+
+ADDS = "print(sum(map(int, input().split())))\n"
+PYTEST = {
+    "question": "Negate.",
+    "test": "from solution import negate\n\n\ndef test_it():\n    assert negate(1) == -1\n",
+}
+METHOD = "class Solution:\n    def total(self, nums: List[int], k) -> int:\n        return sum(nums) + k"
+JS_ROW = {
+    "name": "HumanEval_1_f",
+    "language": "js",
+    "prompt": "//Add.\nfunction f(a, b){\n",
+    "tests": "const assert = require('node:assert');\n\nfunction test() {\n  let candidate = f;\n"
+    "  assert.deepEqual(candidate(1, 2),3);\n}\n\ntest();",
+    "stop_tokens": ["\nfunction "],
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "right", "wrong", "level"),
+    [
+        (rows.ADD, "    return helper(a) + b", "    return helper(a) - b", "call"),
+        ({**rows.ADD, "test": rows.ADD_TESTS}, "    return helper(a) + b", "    return helper(a) - b", "tests"),
+        (rows.HUMAN_EVAL_X, "    return helper(a) + b", "    pass", "call"),
+        (rows.MBPP, "def double(x):\n    return x + x", "def double(x):\n    return x * x", "call"),
+        (rows.MBPP_PLUS, "def double(x):\n    return x + x", "def double(x):\n    return min(4, x + x)", "tests"),
+        (rows.BIG_CODE_BENCH, "    return n", "    return 2", "tests"),
+        (rows.LCB_STDIO, ADDS, "print(3)", "stdio"),
+        (rows.LCB_CALL, METHOD, "def total(nums, k):\n    return k", "call"),
+        (rows.LCB_CALL, "def total(nums, k):\n    return sum(nums) + k", "class Solution: pass", "call"),
+        (rows.APPS, "print(eval('+'.join(open(0).read().split())))", "print(3)", "stdio"),
+        (rows.APPS_CALL, "add = lambda a, b: a + b", "add = 3", "call"),
+        (rows.CONTEST, ADDS, ADDS.replace("sum", "max"), "stdio"),
+        ({"problem": "Add.", "tests": rows.CASES}, ADDS, "", "stdio"),
+        (rows.ASSERTS, "def negate(x):\n    return -x", "def negate(x):\n    return x", "call"),
+        (rows.TEST_FILE, "def negate(x):\n    return -x", "def negate(x):\n    return x", "tests"),
+        (PYTEST, "def negate(x):\n    return -x", "def negate(x):\n    return x", "tests"),
+        (JS_ROW, "  return a + b;\n}", "  process.exit(0);\n}", "tests"),
+    ],
+)  # fmt: skip
+def test_every_format_is_run(runner_of: Code, row: dict[str, Any], right: str, wrong: str, level: str) -> None:
+    problem = runner_of.read_problem(row, 1)
+    verdicts = runner_of.verify_many([(problem, Completion.of(text)) for text in (right, wrong)])
+    assert [v.passed for v in verdicts] == [True, False], verdicts
+    assert verdicts[0].detail["level"] == level
+
+
+@pytest.fixture(scope="module")
+def runner_of() -> Iterator[Code]:
+    task = Code()
+    yield task
+    task.close()
+
+
+def test_a_machine_that_cannot_isolate_is_named_at_check(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flywheel.sandbox.isolation.ways", list)
+    found = made(problems="problems.jsonl").findings()
+    assert any("programs cannot be isolated here" in finding and "apt-get install" in finding for finding in found), (
+        found
+    )
 
 
 def test_a_sandbox_that_is_not_there_is_one_message(made: Any) -> None:

@@ -13,6 +13,8 @@ from flywheel.sandbox.job import Job, Limits
 from flywheel.sandbox.local import LocalExecutor
 from flywheel.sandbox.poison import alterations
 
+pytestmark = pytest.mark.slow
+
 POLICY = Policy(limits=Limits(cpu=5, wall=15))
 
 

@@ -186,6 +186,29 @@ def test_what_is_expected_is_altered_and_what_is_given_is_not(name: str) -> None
             assert tests.count(call) == changed.count(call)
 
 
+@pytest.mark.parametrize(
+    ("name", "tests"),
+    [
+        ("javascript", "const got = f(2);\nassert.equal(got, 5);"),
+        ("typescript", "let got: number = f(2);\nif (got !== 5) throw new Error();"),
+        ("php", "$got = f(2);\nassert($got === 5);"),
+        ("bash", "got=$(f 2)\n[[ $got = 5 ]]"),
+        ("java", "class A { void t() { int got = f(2);\nassertEquals(5, got); } }"),
+        ("cpp", "void t() { auto got = f(2);\nassert(got == 5); }"),
+        ("c", "void t() { int got = f(2);\nassert(got == 5); }"),
+        ("go", "func t() { got, err := f(2)\nif err != nil || got != 5 { panic(1) } }"),
+        ("rust", "fn t() { let got: i32 = f(2);\nassert_eq!(got, 5); }"),
+        ("ruby", "got = f(2)\nassert_equal 5, got"),
+        ("perl", "my $got = f(2);\nis($got, 5);"),
+        ("lua", "local got = f(2)\nassert(got == 5)"),
+        ("python", "got = f(2)\nassert got == 5"),
+    ],
+)
+def test_a_result_is_followed_through_variables(name: str, tests: str) -> None:
+    altered, count = poisoned(name, tests, {"f"}, "k")
+    assert (altered, count) == (tests.replace("5", "6"), 1)
+
+
 def test_what_cannot_be_altered_is_negated_or_left() -> None:
     tests, count = poisoned("javascript", "assert(isPrime(7));", {"isPrime"}, "k")
     assert (tests, count) == ("assert(!(isPrime(7)));", 1)

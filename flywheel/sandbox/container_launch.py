@@ -117,9 +117,8 @@ def prepare(folder: Path, launch: Launch, user: int) -> None:
 def _script(launch: Launch, user: int) -> str:
     fetch = ""
     if launch.fetch is None or launch.fetch:
-        names = "." if launch.fetch is None else " ".join(map(shlex.quote, launch.fetch))
-        # As the program's user: it can make links to what it cannot read.
-        fetch = f"$become tar -cf - -- {names} | head -c {2 * launch.limits.disk + MIB} >{MOUNT}/out/files.tar"
+        # All of it, as the program's user: a name that was asked for may lead through a link to elsewhere.
+        fetch = f"$become tar -cf - . | head -c {2 * launch.limits.disk + MIB} >{MOUNT}/out/files.tar"
     return _SCRIPT.format(
         user=user,
         mount=MOUNT,

@@ -15,6 +15,7 @@ from typing import IO, Literal, cast
 from flywheel.errors import UserError
 from flywheel.sandbox import isolation
 from flywheel.sandbox.container_launch import MOUNT, STARTED, Launch, prepare, ulimits
+from flywheel.sandbox.container_seccomp import profile
 from flywheel.sandbox.job import Limits
 from flywheel.sandbox.languages import SANDBOX_PATH
 from flywheel.sandbox.pool import SandboxFailed
@@ -77,7 +78,7 @@ class Client:
                 said.append(why)
                 continue
             for more in _ways(name, flags):
-                client = cls(name, (*more, *binds, *flags), root)
+                client = cls(name, (*more, *binds, *_calls(name, scratch), *flags), root)
                 why = client._trial(scratch)
                 if why is None:
                     return client
@@ -205,6 +206,15 @@ def _ways(engine: str, flags: Sequence[str]) -> list[tuple[str, ...]]:
     if engine == "podman" and "--runtime" not in flags and shutil.which("runc", path=os.environ["PATH"] + ":/usr/sbin"):
         return [(), ("--runtime", "runc")]
     return [()]
+
+
+def _calls(engine: str, scratch: Path) -> list[str]:
+    """The system calls that programs may make; docker's own profile is narrow enough, and not in a file."""
+    given = profile() if engine == "podman" else None
+    if given is None:
+        return []
+    (scratch / "seccomp.json").write_text(given)
+    return ["--security-opt", f"seccomp={scratch / 'seccomp.json'}"]
 
 
 def _root(scratch: Path, rootfs: str | None) -> tuple[Path | None, list[str]]:

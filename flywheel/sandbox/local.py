@@ -88,7 +88,7 @@ class LocalExecutor:
     def capabilities(self) -> Capabilities:
         self._check_open()
         way = self._way.result()
-        limited = "cgroup" if self._groups else "rlimit"
+        limited: Literal["cgroup", "rlimit"] = "cgroup" if self._groups else "rlimit"
         said = isolation.remarks(way)
         if not self._groups:
             said.append(

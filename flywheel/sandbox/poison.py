@@ -7,6 +7,7 @@ are found by tree-sitter, in every language in the same way:
 - a comparison (``f(2) == 5``, ``[[ $(f 2) = 5 ]]``) or a call that compares (``assert_eq!(f(2), 5)``,
   ``expect(f(2)).toEqual([5])``) with the program's result on one side: a literal of the other side is changed;
 - a table's ``expected: 5``: the same;
+- what the program's result was stored in (``got = f(2)``) counts as the program;
 - an assertion without a comparison, ``assert(is_prime(7))``: it is negated.
 
 Only tests are read here, and whole: the program under test has no part in what is altered but for the names it defines.
@@ -37,6 +38,7 @@ _BASES: dict[str, tuple[int, Callable[[int], str]]] = {"0x": (16, hex), "0b": (2
 _EDGES = {2**n - 1 for n in (7, 8, 15, 16, 31, 32, 63, 64)}
 _BLOCK = re.compile(r"block|body|compound_statement|^program|source_file")
 _CONDITION = re.compile(r"^if|^unless|conditional")
+_BINDS = re.compile(r"assign|declarat|let_")
 _TYPE = re.compile(r"^(array_type|template_argument_list|type_arguments|type_descriptor)$")
 _WORD = re.compile(r"(?<!\w)[A-Za-z_]\w*[!?]?")
 _BOOLS = {"true": "false", "false": "true", "True": "False", "False": "True", "TRUE": "FALSE", "FALSE": "TRUE"}
@@ -107,6 +109,8 @@ class _Reader:
     under_test: set[str]
 
     def read(self) -> list[Edit]:
+        for node in walk(self.root):
+            self.follow(node)
         found: list[Edit] = []
         truths: list[Edit] = []
         for node in walk(self.root):
@@ -118,6 +122,16 @@ class _Reader:
         # An assertion around an alteration that was found already needs no negation.
         free = [t for t in truths if not any(t.start <= f.start < t.end for f in found)]
         return sorted(found + free, key=lambda change: change.start)
+
+    def follow(self, node: Node) -> None:
+        """``got = f(2)``: what is said of ``got`` from here on is said of the program."""
+        signs = [c for c in node.children if c.type in ("=", ":=")]
+        if not _BINDS.search(node.type) or not signs or not self.mentions(signs[0].end_byte, node.end_byte):
+            return
+        left = self.code[node.start_byte : signs[0].start_byte].decode(errors="replace")
+        # In a typed declaration the name comes last; otherwise there may be several.
+        names = _WORD.findall(left.split(":")[0])
+        self.under_test.update(names if "," in left else names[-1:])
 
     def comparison(self, node: Node) -> Edit | None:
         """``left == right``; an inequality counts where it is a condition that leads to a failure."""

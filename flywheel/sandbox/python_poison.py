@@ -8,6 +8,7 @@ like any other test; only what is computed is wrapped. Assertions that do not de
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 HELPERS = '''
 def _other(value):
@@ -72,10 +73,13 @@ def _derived(tests: ast.Module, names: set[str]) -> set[str]:
             ):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 names |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-            if isinstance(node, ast.FunctionDef) and node.name != "check" and not node.name.startswith("test"):
-                if any(_mentions(n, names) for n in node.body):
-                    names.add(node.name)
+            if isinstance(node, ast.FunctionDef) and _is_helper(node) and any(_mentions(n, names) for n in node.body):
+                names.add(node.name)
     return names
+
+
+def _is_helper(node: ast.FunctionDef) -> bool:
+    return node.name != "check" and not node.name.startswith("test")
 
 
 def _mentions(node: ast.AST, names: set[str]) -> bool:
@@ -195,7 +199,7 @@ def _is_literal(node: ast.expr) -> bool:
     return True
 
 
-def _constant(value: object) -> object:
+def _constant(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if value is None:

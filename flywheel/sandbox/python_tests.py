@@ -1,7 +1,7 @@
 """Python's test files: how they are run beside a program, and how their expectations are altered.
 
-Tests may be plain assertions, ``def check(candidate)`` (HumanEval), ``test_*`` functions (with pytest's parametrize), or
-classes of tests. They are rewritten as syntax trees; the program is never read, only run.
+Tests may be plain assertions, ``def check(candidate)`` (HumanEval), ``test_*`` functions (with pytest's parametrize),
+or classes of tests. They are rewritten as syntax trees; the program is never read, only run.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from functools import cache
 
 from flywheel.errors import UserError
 
-_REFUSED = (
+REFUSED = (
     # other processes' memory and descriptors
     "ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_getfd "
     # namespaces and mounts
@@ -25,7 +25,7 @@ _REFUSED = (
     "kexec_load kexec_file_load init_module finit_module delete_module create_module reboot swapon swapoff iopl ioperm "
     "settimeofday clock_settime clock_adjtime adjtimex stime sethostname setdomainname"
 )
-_ABSENT = "clone3 io_uring_setup io_uring_enter io_uring_register"
+ABSENT = "clone3 io_uring_setup io_uring_enter io_uring_register"
 """Said not to exist: libraries then use what came before, whose arguments a filter can see."""
 _NEW_NAMESPACES = (0x80, 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
@@ -49,7 +49,7 @@ def filter_program(contained: bool, signals: bool = True, scene: bool = False) -
         UserError: libseccomp or its binding is missing.
     """
     try:
-        import pyseccomp as seccomp
+        import pyseccomp as seccomp  # type: ignore[import-untyped]
     except (ImportError, RuntimeError, OSError) as error:
         raise UserError(
             f"the sandbox needs libseccomp and its Python binding ({error})",
@@ -62,10 +62,10 @@ def filter_program(contained: bool, signals: bool = True, scene: bool = False) -
         if seccomp.resolve_syscall(seccomp.system_arch(), name) >= 0:  # not a name of other architectures or times
             rules.add_rule(action, name, *arguments)
 
-    for name in _REFUSED.split():
+    for name in REFUSED.split():
         if not (scene and name == "mount"):
             add(refuse, name)
-    for name in _ABSENT.split():
+    for name in ABSENT.split():
         add(seccomp.ERRNO(errno.ENOSYS), name)
     for flag in () if scene else _NEW_NAMESPACES:
         add(refuse, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, flag, flag))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
 import select
 import signal
@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Order:
     address_space: bool = True
 
     def to_bytes(self, by_cgroup: bool) -> bytes:
-        """Whether files come back ("F"), then length, JSON, contents."""
+        """Whether files come back ("F"), then the rest as ``marshal`` has it: it is read by this same interpreter."""
         limits = self.limits
         rlimits = {
             "CPU": max(1, int(-(-limits.cpu // 1))),
@@ -74,7 +74,7 @@ class Order:
         if self.address_space and not by_cgroup:
             rlimits["AS"] = limits.memory
         header = {
-            "files": [[n, len(c), 0o755 if n in self.programs else 0o644] for n, c in self.files.items()],
+            "files": [(name, bytes(c), 0o755 if name in self.programs else 0o644) for name, c in self.files.items()],
             "entry": self.entry,
             "args": list(self.args),
             "argv": None if self.argv is None else list(self.argv),
@@ -83,11 +83,10 @@ class Order:
             "fetch": None if self.fetch is None else list(self.fetch),
             "disk": limits.disk,
             "files_most": max(1024, limits.disk // 4096),
-            "rlimits": rlimits,
+            "rlimits": list(rlimits.items()),
         }
-        text = json.dumps(header).encode()
         wants = b"." if self.fetch is not None and not self.fetch else b"F"
-        return b"".join([wants, len(text).to_bytes(8, "big"), text, *self.files.values()])
+        return wants + marshal.dumps(header)
 
 
 class Zygote:
@@ -247,8 +246,7 @@ class Slot:
         try:
             for descriptor in (stdin_r, stdout_w, stderr_w):
                 os.fchmod(descriptor, 0o666)  # or another user's program could not open /dev/stdin
-            with os.fdopen(os.dup(job), "wb") as file:
-                file.write(order.to_bytes(self._group is not None))
+            _write_all(job, order.to_bytes(self._group is not None))
             socket.send_fds(zygote.control, [b"J"], theirs)
             for descriptor in theirs:
                 os.close(descriptor)
@@ -262,40 +260,36 @@ class Slot:
                 os.close(descriptor)
 
     def _outcome(self, watch: _Watch, limits: Limits, killed: int) -> Outcome:
-        line, _, blobs = bytes(watch.status).partition(b"\n")
-        said: dict[str, Any] = json.loads(line) if line else {}
+        said = _report(watch.status)
         if "error" in said:
             raise SlotBroken(str(said["error"]))
         usage = Usage(said.get("cpu", 0.0), said.get("wall", 0.0), said.get("memory", 0))
-        common = {
-            "stdout": bytes(watch.stdout),
-            "stderr": bytes(watch.stderr),
-            "usage": usage,
-            "limits": limits,
-            "level": self.level,
-        }
+        seen = Outcome(
+            "exited",
+            stdout=bytes(watch.stdout),
+            stderr=bytes(watch.stderr),
+            usage=usage,
+            limits=limits,
+            level=self.level,
+        )
         if watch.stopped == "output_limit":
-            return Outcome("output_limit", detail=f"more than {limits.output:,} bytes", **common)
+            return replace(seen, status="output_limit", detail=f"more than {limits.output:,} bytes")
         ended = said.get("ended")
         number = os.WTERMSIG(ended) if ended is not None and os.WIFSIGNALED(ended) else None
         failed = ended != 0
         if failed and self._group is not None and self._group.killed() > killed:
-            return Outcome("oom", signal=number, detail=f"more than {limits.memory:,} bytes of memory", **common)
+            return replace(seen, status="oom", signal=number, detail=f"more than {limits.memory:,} bytes of memory")
         # The kernel strikes by ticks, which on a busy machine is before or after what it then says was used.
         killed_late = number == signal.SIGKILL and usage.cpu >= 0.7 * limits.cpu
         if usage.cpu >= limits.cpu or number == signal.SIGXCPU or killed_late:
-            return Outcome("cpu", signal=number, detail=f"more than {limits.cpu:g} s of CPU time", **common)
+            return replace(seen, status="cpu", signal=number, detail=f"more than {limits.cpu:g} s of CPU time")
         if watch.stopped == "wall":
-            return Outcome("wall", detail=f"more than {limits.wall:g} s", **common)
+            return replace(seen, status="wall", detail=f"more than {limits.wall:g} s")
         if ended is None:
             raise SlotBroken("the supervisor ended without a report")
         if number is not None:
-            return Outcome("signaled", signal=number, detail=_signal_name(number), **common)
-        files, at = {}, 0
-        for name, size in said["files"]:
-            files[name] = blobs[at : at + size]
-            at += size
-        return Outcome("exited", exit_code=os.WEXITSTATUS(ended), files=files, **common)
+            return replace(seen, status="signaled", signal=number, detail=_signal_name(number))
+        return replace(seen, exit_code=os.WEXITSTATUS(ended), files=dict(said["files"]))
 
 
 class _Pump:
@@ -368,6 +362,21 @@ class _Pump:
             self._poll.unregister(self._stdin)
         self._ours.discard(self._stdin)
         os.close(self._stdin)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    done = os.write(descriptor, data)
+    while done < len(data):
+        done += os.write(descriptor, data[done:])
+
+
+def _report(status: bytearray) -> dict[str, Any]:
+    """The supervisor's first report; empty if it was cut short."""
+    length = int.from_bytes(status[:8], "big")
+    if len(status) < 8 + length or not length:
+        return {}
+    report: dict[str, Any] = marshal.loads(bytes(status[8 : 8 + length]))
+    return report
 
 
 def _signal_name(number: int) -> str:

@@ -88,6 +88,7 @@ def _javascript(program: str, tests: str, ending: Ending) -> Sources:
     lines = [
         *before,
         program,
+        _console_assert(tests),
         tests,
         ending.fail("throw new Error('the end')"),
         ending.show("process.stdout.write({})"),
@@ -100,7 +101,16 @@ def _typescript(program: str, tests: str, ending: Ending) -> Sources:
     before = _assert_of_node(program + tests, "const assert: any = require('node:assert');")
     # Behind a condition, or the compiler would complain of what comes after it.
     fail = ending.fail("if (String(process.pid) !== '') throw new Error('the end');")
-    return _single("main.ts", *before, program, tests, fail, ending.show("process.stdout.write({})"))
+    return _single(
+        "main.ts", *before, program, _console_assert(tests), tests, fail, ending.show("process.stdout.write({})")
+    )
+
+
+def _console_assert(tests: str) -> str:
+    """HumanEval-X tests with ``console.assert``, which only prints."""
+    if "console.assert" not in tests:
+        return ""
+    return "console.assert = (ok, ...said) => { if (!ok) throw new Error(['assertion failed', ...said].join(' ')); };"
 
 
 def _assert_of_node(code: str, statement: str | None) -> list[str]:

@@ -110,9 +110,9 @@ def go(program: str, tests: str, ending: Ending) -> Sources:
         body = "package main\n" + "\n".join(f'import "{name}"' for name in imports)
         body += f"\n{helper}\nfunc flywheel_tests() {{\n{tests}\n}}\n"
     if re.search(r"^\s*package\s", body, re.MULTILINE):
-        files = {"main.go": program, "tests.go": _go_main_package(body)}
+        files = {"main.go": _go_imports_once(program), "tests.go": _go_main_package(body)}
     else:  # the tests live on the program's imports
-        files = {"main.go": f"{program}\n{body}"}
+        files = {"main.go": _go_imports_once(f"{program}\n{body}")}
     last = _go_testing(names, ending) if names else _go_plain(ending)
     return Sources({**files, "flywheel.go": last}, "main.go")
 
@@ -124,6 +124,28 @@ _GO_ASSERT = 'func assert(ok bool) {\n\tif !ok {\n\t\tpanic("assertion failed")\
 def _go_main_package(source: str) -> str:
     named, times = re.subn(r"^(\s*)package\s+\w+", r"\1package main", source, count=1, flags=re.MULTILINE)
     return named if times else f"package main\n{source}"
+
+
+def _go_imports_once(source: str) -> str:
+    """A source whose package and imports come twice, since its problem brings its own (HumanEval-X's ``test_setup``).
+
+    They are joined, less what is not used: Go refuses both repeated and unused imports.
+    """
+    code = source.encode(errors="replace")
+    heads = [n for n in parse("go", code).root_node.children if n.type in ("package_clause", "import_declaration")]
+    specs = [text_of(code, n) for head in heads for n in walk(head) if n.type == "import_spec"]
+    packages = [text_of(code, head) for head in heads if head.type == "package_clause"]
+    if len(packages) < 2 and len(specs) == len(set(specs)):
+        return source
+    body = edited(source, [Edit(head.start_byte, head.end_byte, b"") for head in heads])
+    used = [spec for spec in dict.fromkeys(specs) if re.search(rf"\b{_go_name(spec)}\.", body)]
+    return "\n".join([*packages[:1], *(f"import {spec}" for spec in used), body])
+
+
+def _go_name(spec: str) -> str:
+    """What an import is called in the source: its alias, or the last part of its path."""
+    alias, _, path = spec.rpartition(" ")
+    return alias.strip() or path.strip('"`').split("/")[-1]
 
 
 def _go_plain(ending: Ending) -> str:
@@ -169,7 +191,11 @@ def java(program: str, tests: str, ending: Ending) -> Sources:
         main = _class_of_main(joined)
     else:
         mine, theirs = entry_of("java", program), entry_of("java", tests)
-        files = {mine: program, ("FlywheelTests.java" if mine == theirs else theirs): tests}
+        imports = [line for line in _JAVA_IMPORT.findall(program) if line not in tests]
+        if mine == theirs:  # a file can only be called after a public class
+            mine = "FlywheelProgram.java" if re.search(r"\bpublic\s+class\b", tests) else mine
+            theirs = "FlywheelTests.java" if mine == theirs else theirs
+        files = {mine: program, theirs: "\n".join([*imports, tests])}
         main = _class_of_main(tests)
     show = ending.show("out.write({}.getBytes());")
     last = f"""
@@ -186,6 +212,10 @@ public class FlywheelMain {{
 }}
 """
     return Sources({**files, "FlywheelMain.java": last}, "FlywheelMain.java")
+
+
+_JAVA_IMPORT = re.compile(r"^\s*import\s+[^;]+;", re.MULTILINE)
+"""Tests are often written to stand below the program, and live on its imports."""
 
 
 def _java_statements(program: str, tests: str) -> str:

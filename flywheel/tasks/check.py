@@ -10,6 +10,8 @@ from flywheel.types import Completion, Problem, Verdict
 
 SAMPLE = 200
 """Problems of each split that are looked at."""
+TIMEOUT = 10.0
+"""Seconds per answer, for tasks that see to it themselves."""
 
 
 def check_task(task: Task, *, needs_demonstrations: bool) -> list[str]:
@@ -59,26 +61,37 @@ def _overlap(splits: dict[str, list[Problem]]) -> list[str]:
 
 
 def _verifier(task: Task, problems: list[Problem]) -> list[str]:
-    rejected: list[str] = []
-    accepted: list[str] = []
-    for problem in problems:
-        assert problem.gold is not None
-        verdict = _verify(task, problem, problem.gold)
-        if verdict.passed is not True:
-            rejected.append(f"the verifier does not accept the gold answer of {problem.id} ({_said(verdict)})")
-        for wrong in ("", *getattr(task, "wrong_answers", lambda _: [])(problem)):
-            if _verify(task, problem, wrong).passed is True:
-                accepted.append(f"the verifier accepts the wrong answer {wrong!r} for {problem.id}")
-    return [*_first(rejected), *_first(accepted), *_accepts_anything(task, problems)]
+    wrong = [(p, text) for p in problems for text in ("", *getattr(task, "wrong_answers", lambda _: [])(p))]
+    # Another problem's answer may happen to be right here too, but not most of the time.
+    others = [(p, str(other.gold)) for p, other in pairwise(problems) if p.gold != other.gold]
+    verdicts = iter(_verify_all(task, [*((p, str(p.gold)) for p in problems), *wrong, *others]))
+    rejected = [
+        f"the verifier does not accept the gold answer of {problem.id} ({_said(verdict)})"
+        for problem, verdict in [(problem, next(verdicts)) for problem in problems]
+        if verdict.passed is not True
+    ]
+    accepted = [
+        f"the verifier accepts the wrong answer {text!r} for {problem.id}"
+        for (problem, text), verdict in [(ask, next(verdicts)) for ask in wrong]
+        if verdict.passed is True
+    ]
+    taken = sum(verdict.passed is True for verdict in verdicts)
+    found = [*_first(rejected), *_first(accepted)]
+    if taken * 2 > len(others):
+        found.append(f"the verifier accepts another problem's gold answer for {taken} of {len(others)} problems")
+    return found
 
 
-def _accepts_anything(task: Task, problems: list[Problem]) -> list[str]:
-    """Another problem's answer may happen to be right here too, but not most of the time."""
-    pairs = [(p, other) for p, other in pairwise(problems) if p.gold != other.gold]
-    taken = sum(_verify(task, p, str(other.gold)).passed is True for p, other in pairs)
-    if taken * 2 <= len(pairs):
-        return []
-    return [f"the verifier accepts another problem's gold answer for {taken} of {len(pairs)} problems"]
+def _verify_all(task: Task, asks: list[tuple[Problem, str]]) -> list[Verdict]:
+    """All at once, if the task can."""
+    many = getattr(task, "verify_many", None)
+    if many is None:
+        return [_verify(task, problem, text) for problem, text in asks]
+    try:
+        verdicts: list[Verdict] = many([(problem, Completion.of(text)) for problem, text in asks], TIMEOUT)
+    except Exception as error:  # see check_task
+        return [Verdict.undecided(f"verify_many raised {type(error).__name__}: {error}")] * len(asks)
+    return verdicts
 
 
 def _verify(task: Task, problem: Problem, text: str) -> Verdict:

@@ -108,7 +108,7 @@ def _decode(node: Any, depth: int) -> Any:
     if tag in ("list", "tuple", "set", "dict"):
         inner = [_decode(item, depth + 1) for item in content]
         return {"list": list, "tuple": tuple, "set": frozenset, "dict": dict}[tag](inner)
-    simple = {"int": lambda c: int(c, 16), "float": float, "bytes": bytes.fromhex, "other": Other}
+    simple: dict[str, Any] = {"int": lambda c: int(c, 16), "float": float, "bytes": bytes.fromhex, "other": Other}
     if tag == "complex":
         return complex(float(content[0]), float(content[1]))
     return simple[tag](content)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import builtins
+import gc
 import io
 import os
+import signal
 import sys
 import threading
 import time
@@ -13,12 +15,21 @@ import types
 from typing import Any, NoReturn
 
 
-def prepare(entry: str, argv: list[str], clock: float | None) -> tuple[types.CodeType | None, dict[str, Any]]:
+def prepare(
+    entry: str, source: bytes | None, argv: list[str], clock: float | None
+) -> tuple[types.CodeType | None, dict[str, Any]]:
     """Make ``sys``, the standard streams and ``__main__`` what a fresh interpreter would have.
+
+    Args:
+        entry: the program's file, in the current folder.
+        source: what is in it; None if it is not there.
+        argv: the program's arguments.
+        clock: what its clock starts from; None is the real time.
 
     Returns:
         The program's code, and the namespace that it runs in; None if it does not compile (which was said on stderr).
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = os.getcwd()  # noqa: PTH109
     sys.argv = [entry, *argv]
     sys.path.insert(0, folder)
@@ -33,13 +44,17 @@ def prepare(entry: str, argv: list[str], clock: float | None) -> tuple[types.Cod
         sys.modules["numpy"].random.seed()
     if clock is not None:
         start_clock(clock)
+    if source is None:
+        print(f"can't open file {path!r}: [Errno 2] No such file or directory", file=sys.stderr)
+        return None, {}
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            code = compile(file.read(), path, "exec", dont_inherit=True, optimize=0)
+        code = compile(source, path, "exec", dont_inherit=True, optimize=0)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         kind, error, _ = sys.exc_info()
         sys.excepthook(kind, error, None)  # type: ignore[arg-type]
         return None, {}
+    gc.freeze()  # as far as its collector knows, the program starts with nothing
+    gc.enable()
     return code, main.__dict__
 
 
@@ -94,7 +109,6 @@ def start_clock(epoch: float) -> None:
     """Let the wall clock start at ``epoch``: ``time`` and ``datetime`` agree, monotonic clocks go on as they are."""
     import ctypes
     import datetime
-    import gc
 
     shift = round((epoch - time.time()) * 1e9)
     now_ns, localtime, gmtime, ctime, strftime = time.time_ns, time.localtime, time.gmtime, time.ctime, time.strftime

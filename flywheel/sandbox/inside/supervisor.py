@@ -6,8 +6,9 @@ PID 1 of a PID namespace: nothing in there can signal it, and when it ends every
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
+import random
 import resource
 import shutil
 import signal
@@ -15,13 +16,17 @@ import stat
 import time
 import types
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from flywheel.sandbox.inside import kernel, program
 
+_CEILINGS = {
+    name.removeprefix("RLIMIT_"): (number, resource.getrlimit(number)[1])
+    for name, number in vars(resource).items()
+    if name.startswith("RLIMIT_")
+}
 _UID = 1000  # inside; which user it is outside is the executor's choice
-_FEW = 64 * 1024
 
 
 class Run(BaseException):
@@ -58,20 +63,21 @@ class Supervisor:
         """Start one; returns its process id. In the program's own process this raises ``Run``."""
         user, group = os.getuid(), os.getgid()
         spaces = kernel.NEWUSER | kernel.NEWPID | kernel.NEWNS | kernel.NEWIPC
-        pid = kernel.clone(spaces) if self.contained else os.fork()
+        pid = kernel.clone(spaces if self.contained else 0)
         if pid:
             return pid
         job, stdin, stdout, stderr, status = descriptors
         try:
             control.close()
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
             if not self.contained:
                 kernel.die_with_parent(signal.SIGTERM)
                 os.setpgid(0, 0)
             begun = time.monotonic()
-            # All else is done below the second fork: what this process touches is copied for nothing.
-            child = os.fork()
+            # All else is done below the second fork: what this process touches is copied for nothing. Not os.fork:
+            # there is one thread, and what Python does after a fork for the sake of others takes longer than the rest.
+            child = kernel.clone(0)
             if child == 0:
+                random.seed()
                 self._become(user, group, job, (stdin, stdout, stderr), status)
             kernel.set_dumpable(False)
             for descriptor in (stdin, stdout, stderr):
@@ -87,12 +93,13 @@ class Supervisor:
         """The program's process: sets its own scene, and ends with nothing that is not the program's own."""
         try:
             os.setsid()
-            for target, source in enumerate(streams):
-                os.dup2(source, target)
-            header, blobs = _read_job(job)
+            for target, stream in enumerate(streams):
+                os.dup2(stream, target)
+            header = _read_job(job)
             self._set_scene(user, group, header)
-            _write_files(header["files"], blobs)
-            os.environ.update(header["env"])
+            _write_files(header["files"])
+            if header["env"]:
+                os.environ.update(header["env"])
             if status != 3:
                 os.dup2(status, 3)
             os.set_inheritable(3, False)
@@ -101,7 +108,8 @@ class Supervisor:
             if header["argv"] is not None:
                 _execute(header["argv"])
             os.close(3)
-            code, namespace = program.prepare(header["entry"], header["args"], header["clock"])
+            source = next((text for name, text, _ in header["files"] if name == header["entry"]), None)
+            code, namespace = program.prepare(header["entry"], source, header["args"], header["clock"])
         except BaseException as error:
             _tell(status, {"error": f"{type(error).__name__}: {error}"})
             os._exit(1)
@@ -118,7 +126,7 @@ class Supervisor:
             _write_once("/proc/self/gid_map", f"{_UID} {group} 1")
             size = f"size={header['disk']},nr_inodes={header['files_most']},mode=755"
             kernel.mount("tmpfs", self.scratch, "tmpfs", kernel.NOSUID | kernel.NODEV, size)
-            os.mkdir(f"{self.scratch}/.shm")
+            os.mkdir(f"{self.scratch}/.shm")  # noqa: PTH102
             kernel.mount(f"{self.scratch}/.shm", "/dev/shm", flags=kernel.BIND)
             if self.proc:
                 kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
@@ -129,13 +137,12 @@ class Supervisor:
             shutil.rmtree(home, ignore_errors=True)
         if self.proc:
             _write_once("/proc/self/oom_score_adj", "1000")
-        os.mkdir(home)
+        os.mkdir(home)  # noqa: PTH102
         os.chdir(home)
 
     def _confine(self, header: dict[str, Any]) -> None:
-        for name, value in header["rlimits"].items():
-            number = getattr(resource, f"RLIMIT_{name}")
-            ceiling = resource.getrlimit(number)[1]
+        for name, value in header["rlimits"]:
+            number, ceiling = _CEILINGS[name]
             value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
             # A second after the signal that can be ignored comes the one that cannot.
             last = value + 1 if name == "CPU" and ceiling in (resource.RLIM_INFINITY, value + 1) else value
@@ -159,7 +166,7 @@ class Supervisor:
         files: list[tuple[str, bytes]] = []
         if not self.contained or os.pread(job, 1, 0) == b"F":
             _kill_rest(None if self.contained else child)  # else this process's end does it
-            header, _ = _read_job(job)
+            header = _read_job(job)
             os.chdir(f"{self.scratch}/work")
             files = _fetch(header["fetch"], header["disk"])
         if not self.contained:
@@ -169,29 +176,29 @@ class Supervisor:
             "cpu": used.ru_utime + used.ru_stime,
             "memory": used.ru_maxrss * 1024,
             "wall": wall,
-            "files": [[name, len(content)] for name, content in files],
+            "files": files,
         }
-        _tell(status, report, b"".join(content for _, content in files))
+        _tell(status, report)
 
 
-def _read_job(descriptor: int) -> tuple[dict[str, Any], bytes]:
+def _read_job(descriptor: int) -> dict[str, Any]:
     size = os.fstat(descriptor).st_size
-    data = b""
-    while len(data) < size:
-        data += os.pread(descriptor, size - len(data), len(data))
-    length = int.from_bytes(data[1:9], "big")
-    return json.loads(data[9 : 9 + length]), data[9 + length :]
+    data = os.pread(descriptor, size, 1)
+    while len(data) + 1 < size:
+        data += os.pread(descriptor, size, len(data) + 1)
+    header: dict[str, Any] = marshal.loads(data)  # from our own executor, and its own interpreter
+    return header
 
 
-def _write_files(files: list[list[Any]], blobs: bytes) -> None:
-    at = 0
-    for name, size, mode in files:
+def _write_files(files: list[tuple[str, bytes, int]]) -> None:
+    for name, content, mode in files:
         if "/" in name:
-            os.makedirs(str(PurePosixPath(name).parent), exist_ok=True)
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(blobs[at : at + size])
-        at += size
+        done = os.write(descriptor, content)
+        while done < len(content):
+            done += os.write(descriptor, content[done:])
+        os.close(descriptor)
 
 
 def _write_once(path: str, text: str) -> None:
@@ -267,7 +274,9 @@ def _read_regular(name: str, most: int) -> bytes | None:
         return file.read(most)
 
 
-def _tell(descriptor: int, report: dict[str, Any], blobs: bytes = b"") -> None:
-    data = json.dumps(report).encode() + b"\n" + blobs
+def _tell(descriptor: int, report: dict[str, Any]) -> None:
+    """Report; the first report counts."""
+    data = marshal.dumps(report)
+    data = len(data).to_bytes(8, "big") + data
     while data:
         data = data[os.write(descriptor, data) :]

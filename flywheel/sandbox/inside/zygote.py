@@ -90,6 +90,7 @@ def _settle(settings: Settings) -> None:
     kernel.set_dumpable(True)  # a change of user clears it, and then the children could not write their uid maps
     os.closerange(CONTROL + 1, 1 << 16)
     os.umask(0o022)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # or the first process of a PID namespace would not be immune to it
 
 
 def _warm(settings: Settings) -> None:
@@ -108,6 +109,7 @@ def _warm(settings: Settings) -> None:
         kernel.no_new_privileges()
         kernel.filter_system_calls(bytes.fromhex(settings.seccomp))
     gc.collect()
+    gc.disable()  # until a program begins
     gc.freeze()  # a collection in a child would otherwise touch, and so copy, every page
 
 

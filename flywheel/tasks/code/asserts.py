@@ -14,6 +14,8 @@ from typing import Any
 
 from flywheel.tasks.code.spec import Case
 
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+"""What reading a program that anybody may have written can raise: too deep and too large are among it."""
 _NOT_TESTED = frozenset(dir(__builtins__) if not isinstance(__builtins__, dict) else __builtins__)
 
 
@@ -21,11 +23,11 @@ def split_asserts(code: str) -> list[str] | None:
     """The statements of test code that is nothing but assertions; None if it is more than that, or does not parse."""
     try:
         body = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        if not body or not all(isinstance(node, ast.Assert) for node in body):
+            return None
+        return [ast.unparse(node) for node in body]
+    except UNREADABLE:
         return None
-    if not body or not all(isinstance(node, ast.Assert) for node in body):
-        return None
-    return [ast.unparse(node) for node in body]
 
 
 def called(asserts: Sequence[str]) -> str | None:
@@ -34,7 +36,7 @@ def called(asserts: Sequence[str]) -> str | None:
     for text in asserts:
         try:
             tree = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        except UNREADABLE:
             continue
         names = (
             node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
@@ -49,7 +51,7 @@ def as_cases(asserts: Iterable[ast.stmt | str], function: str) -> list[Case] | N
     for given in asserts:
         try:
             nodes = ast.parse(given).body if isinstance(given, str) else [given]
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        except UNREADABLE:
             return None
         for node in nodes:
             if _says_nothing(node):
@@ -65,7 +67,7 @@ def check_cases(tests: str, function: str) -> list[Case] | None:
     """The cases of a HumanEval ``def check(candidate)``; None if it does more than compare calls with values."""
     try:
         body = ast.parse(tests).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except UNREADABLE:
         return None
     checks = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "check"]
     others = [node for node in body if not _is_metadata(node) and node not in checks and not _calls_check(node)]

@@ -10,6 +10,7 @@ import ast
 import asyncio
 
 from flywheel.sandbox.grading import Grade
+from flywheel.tasks.code.asserts import UNREADABLE
 from flywheel.tasks.code.extract import blocks, code_in, program_of
 from flywheel.tasks.code.mutate import mutants
 from flywheel.tasks.code.solving import said
@@ -100,9 +101,13 @@ def _documented(text: str, program: str) -> tuple[str, str | None]:
     """Signatures and docstrings of a documented program, and what is wrong with it."""
     code = code_in(text, "python") or ""
     try:
-        tree, original = ast.parse(code), ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return _outlined(code, program)
+    except UNREADABLE:
         return "", "the documented program does not parse"
+
+
+def _outlined(code: str, program: str) -> tuple[str, str | None]:
+    tree, original = ast.parse(code), ast.parse(program)
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     bare = [f.name for f in functions if not ast.get_docstring(f)]
     if not functions or bare:
@@ -133,7 +138,7 @@ async def _broken(work: Work, program: str) -> tuple[str, Grade] | None:
     """The program with one operator or constant altered so that its tests fail, and how; None if none does."""
     try:
         found = list(mutants(program))
-    except SyntaxError:
+    except UNREADABLE:
         return None
     chosen = work.draw("debug").sample(found, min(MOST_MUTANTS, len(found)))
     grades = await asyncio.gather(*(work.runner.grade(mutant, work.spec, poison=False) for mutant in chosen))

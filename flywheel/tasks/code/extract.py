@@ -81,10 +81,10 @@ def program_of(text: str, spec: Spec) -> str:
 def _python(code: str, spec: Spec, fenced: bool) -> str:
     prefix, entry = spec.prefix, spec.function
     if prefix:
-        if entry is not None and _parses(code) and _defines(code, entry):
+        if entry is not None and parses(code) and _defines(code, entry):
             return _preamble(prefix, entry) + code
         return next(_continued(prefix, code), prefix + code)
-    if fenced or _parses(code):
+    if fenced or parses(code):
         return code
     return _among_prose(code) or code
 
@@ -93,10 +93,10 @@ def _continued(prefix: str, code: str) -> Iterator[str]:
     """Readings of a continuation that parse: as it is, to where its function ends, with its first indent restored."""
     indented = "    " + code.lstrip(" ")
     for text in (code, indented):
-        if _parses(prefix + text):
+        if parses(prefix + text):
             yield prefix + text
         cut = min((at for stop in STOPS if (at := text.find(stop)) >= 0), default=len(text))
-        if cut < len(text) and text[:cut].strip() and _parses(prefix + text[:cut] + "\n"):
+        if cut < len(text) and text[:cut].strip() and parses(prefix + text[:cut] + "\n"):
             yield prefix + text[:cut] + "\n"
 
 
@@ -191,7 +191,8 @@ def _defines(code: str, name: str) -> bool:
     return re.search(rf"^\s*((async\s+)?def\s+{name}\b|{name}\s*=)", code, re.MULTILINE) is not None
 
 
-def _parses(code: str) -> bool:
+def parses(code: str) -> bool:
+    """Whether Python could compile a program."""
     return _first_error(code) is None
 
 

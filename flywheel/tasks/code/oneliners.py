@@ -15,9 +15,10 @@ from itertools import pairwise
 from typing import Any
 
 from flywheel.tasks.base import BaseTask
+from flywheel.tasks.code.extract import parses
 from flywheel.tasks.code.options import Options
 from flywheel.tasks.code.running import Runner
-from flywheel.tasks.code.spec import Case, Spec
+from flywheel.tasks.code.spec import Case, Spec, Specs
 from flywheel.tasks.splits import draw_split, require_split
 from flywheel.types import Completion, Problem, Verdict
 
@@ -94,11 +95,10 @@ class Oneliners(BaseTask):
     def verify_many(self, asks: Sequence[tuple[Problem, Completion]], timeout: float | None = None) -> list[Verdict]:
         """All at once; what is no lambda on one line is wrong without being run."""
         lines = [completion.text.strip() for _, completion in asks]
-        runnable = [i for i, line in enumerate(lines) if line.startswith("lambda ") and "\n" not in line]
-        specs = [Spec.from_data(asks[i][0].data["spec"]) for i in runnable]
-        grades = self._runner.grade_all(
-            [(f"f = {lines[i]}\n", spec) for i, spec in zip(runnable, specs, strict=True)], timeout
-        )
+        runnable = [i for i, line in enumerate(lines) if line.startswith("lambda ") and _is_expression(line)]
+        specs = Specs()
+        programs = [(f"f = {lines[i]}\n", specs.of(asks[i][0].data["spec"])) for i in runnable]
+        grades = self._runner.grade_all(programs, timeout)
         verdicts = [Verdict.wrong("not a lambda on one line")] * len(asks)
         for i, grade in zip(runnable, grades, strict=True):
             verdict = grade.verdict()
@@ -106,8 +106,8 @@ class Oneliners(BaseTask):
         return verdicts
 
     def wrong_answers(self, problem: Problem) -> list[str]:
-        """Functions that ignore their argument, raise, or are none."""
-        return ["lambda s:None", "lambda s:1/0", "lambda s:", "s[::-1]"]
+        """A function that ignores its argument, and what is no function."""
+        return ["lambda s:None", "lambda s:", "s[::-1]"]
 
     def findings(self) -> list[str]:
         """Whether the sandbox works here."""
@@ -146,6 +146,11 @@ class Oneliners(BaseTask):
                 return None
         shown = states[-1][: self.shown]
         return list(zip(inputs, states[-1], strict=True)) if all(shown) else None
+
+
+def _is_expression(line: str) -> bool:
+    """Whether a line can be what a name is set to; the sandbox need not be asked."""
+    return "\n" not in line and parses(f"f = {line}\n")
 
 
 def write(steps: Sequence[Step]) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from flywheel.errors import TaskError
 from flywheel.sources import SUFFIXES, exists, read_source
+from flywheel.tasks.code.asserts import UNREADABLE
 from flywheel.tasks.code.extract import blocks
 from flywheel.tasks.code.options import Proposals
 from flywheel.tasks.code.prompts import Prompts
@@ -124,14 +125,17 @@ def read_proposal(text: str, options: Proposals) -> Proposal:
         raise ValueError("it refers to the snippet, which nobody will see")
     if any(_solves(block.code, signature.name) for block in found[:-1]):
         raise ValueError("it gives a solution away")
-    question = f"{statement}\n\n```python\n{ast.unparse(_bare(signature))}\n```"
+    try:
+        question = f"{statement}\n\n```python\n{ast.unparse(_bare(signature))}\n```"
+    except RecursionError as error:
+        raise ValueError("its signature is nested too deeply") from error
     return Proposal(question, signature.name)
 
 
 def _signature(code: str) -> ast.FunctionDef:
     try:
         body = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except UNREADABLE as error:
         raise ValueError("its last code block is not Python") from error
     functions = [node for node in body if isinstance(node, ast.FunctionDef)]
     others = [node for node in body if not isinstance(node, ast.FunctionDef | ast.Import | ast.ImportFrom)]
@@ -173,7 +177,7 @@ def _solves(code: str, name: str) -> bool:
     """Whether a block defines the function with a body of its own."""
     try:
         body = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except UNREADABLE:
         return False
     return any(
         isinstance(node, ast.FunctionDef) and node.name == name and not all(map(_is_filler, node.body)) for node in body

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -44,15 +43,15 @@ class Runner:
         return await grade(self.executor, spec.program(source), spec.checks(source), self._policy(spec, None, poison))
 
     def grade_all(self, asks: Sequence[Ask], timeout: float | None = None) -> list[Grade]:
-        """A grade per program; equal programs of equal tests are run once.
+        """A grade per program; equal programs of the same ``Spec`` are run once.
 
         Args:
             asks: programs with their tests.
             timeout: seconds per run, if that is less than the recipe's limit.
         """
-        keys = [(source, json.dumps(spec.to_data(), sort_keys=True)) for source, spec in asks]
+        keys = [(source, id(spec)) for source, spec in asks]
         unique = dict(zip(keys, asks, strict=True))
-        grades: dict[tuple[str, str], Grade] = {}
+        grades: dict[tuple[str, int], Grade] = {}
         for sequences in ("strict", "loose"):
             chosen = {key: ask for key, ask in unique.items() if ask[1].sequences == sequences}
             if chosen:

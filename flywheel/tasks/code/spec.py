@@ -104,3 +104,20 @@ class Spec:
             return self.tests.splitlines()
         calls = (f"{self.entry_point}({', '.join(map(repr, case.input))})" for case in self.cases)
         return [f"assert {call} == {case.output!r}" for call, case in zip(calls, self.cases, strict=True)]
+
+
+class Specs:
+    """The tests of many completions; what several have in common is read once.
+
+    Public sets have problems with megabytes of tests, and a problem has many completions.
+    """
+
+    def __init__(self) -> None:
+        # By identity: whoever asks holds the data for as long as the answers are used.
+        self._read: dict[int, Spec] = {}
+
+    def of(self, data: Mapping[str, Any]) -> Spec:
+        """The ``Spec`` that plain data stand for."""
+        if id(data) not in self._read:
+            self._read[id(data)] = Spec.from_data(data)
+        return self._read[id(data)]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from flywheel.sandbox.grading import Grade
 from flywheel.sandbox.syntax import parse_errors
 from flywheel.sandbox.testfile import tests_at_fault
+from flywheel.tasks.code.asserts import UNREADABLE
 from flywheel.tasks.code.extract import blocks, code_in, is_tag
 from flywheel.tasks.code.solving import said
 from flywheel.tasks.code.spec import Spec
@@ -143,7 +144,7 @@ def lost_values(asserts: Sequence[str], tests: str) -> list[str]:
     for line in asserts:
         try:
             constants = [n.value for n in ast.walk(ast.parse(line)) if isinstance(n, ast.Constant)]
-        except SyntaxError:
+        except UNREADABLE:
             continue
         for value in constants:
             if isinstance(value, int) and not isinstance(value, bool) and value > 9 and str(value) not in numbers:

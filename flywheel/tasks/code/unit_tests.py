@@ -10,9 +10,10 @@ from __future__ import annotations
 import ast
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from flywheel.tasks.code.asserts import as_cases
+from flywheel.tasks.code.asserts import UNREADABLE, as_cases
 from flywheel.tasks.code.coverage import Coverage, measure
 from flywheel.tasks.code.extract import code_in
 from flywheel.tasks.code.options import UnitTests
@@ -62,8 +63,9 @@ def assertions(text: str, entry_point: str) -> list[str]:
         node = line.body[0]
         calls = {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
         if isinstance(node, ast.Assert) and entry_point in calls:
-            # The message is for people; without it equal tests are equal texts.
-            found[ast.unparse(ast.Assert(node.test, None))] = None
+            with suppress(RecursionError):  # too deep to be written down again
+                # The message is for people; without it equal tests are equal texts.
+                found[ast.unparse(ast.Assert(node.test, None))] = None
     return list(found)
 
 
@@ -71,13 +73,13 @@ def _statements(code: str) -> list[ast.Module]:
     """Statements one by one; where the whole does not parse, the lines that do."""
     try:
         return [ast.Module([node], []) for node in ast.parse(code).body]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except UNREADABLE:
         pass
     parsed = []
     for line in code.splitlines():
         try:
             body = ast.parse(line.strip()).body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        except UNREADABLE:
             continue
         parsed += [ast.Module([node], []) for node in body]
     return parsed

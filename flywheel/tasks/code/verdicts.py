@@ -10,7 +10,7 @@ from flywheel.sandbox.grading import Grade
 from flywheel.tasks.code.backtranslation import recreated_programs
 from flywheel.tasks.code.extract import program_of
 from flywheel.tasks.code.running import Ask, Runner
-from flywheel.tasks.code.spec import Spec
+from flywheel.tasks.code.spec import Specs
 from flywheel.tasks.code.translation import read_translation
 from flywheel.types import Completion, Problem, Verdict
 
@@ -37,7 +37,8 @@ def verify_all(
         train_on: kinds that are trained on; others are undecided, which keeps them out of everything but the record.
         timeout: seconds per run.
     """
-    plans = [_plan(problem, completion, train_on) for problem, completion in asks]
+    specs = Specs()
+    plans = [_plan(problem, completion, train_on, specs) for problem, completion in asks]
     grades = iter(runner.grade_all([ask for plan in plans for ask in plan.asks], timeout))
     verdicts = []
     for plan, (_, completion) in zip(plans, asks, strict=True):
@@ -46,7 +47,7 @@ def verify_all(
     return verdicts
 
 
-def _plan(problem: Problem, completion: Completion, train_on: Sequence[str]) -> Plan:
+def _plan(problem: Problem, completion: Completion, train_on: Sequence[str], specs: Specs) -> Plan:
     kind, data = completion.kind, completion.data
     if kind not in train_on and kind != "answer":
         return Plan(ready=Verdict.undecided(f"a step ({kind}), kept for its lineage"))
@@ -54,9 +55,10 @@ def _plan(problem: Problem, completion: Completion, train_on: Sequence[str]) -> 
         return Plan(ready=_validity(data))
     if (why := data.get("untested")) is not None:
         return Plan(ready=Verdict.undecided(f"no tests could be validated: {why}"))
-    spec = spec_of(problem, completion)
-    if spec is None:
+    frozen = data.get("spec") or problem.data.get("spec")  # its own tests, or the problem's
+    if frozen is None:
         return Plan(ready=Verdict.undecided("the problem has no tests"))
+    spec = specs.of(frozen)
     if data.get("fault") is not None:
         return Plan(ready=Verdict.wrong(str(data["fault"]), level=spec.level))
     if kind == "translation":
@@ -68,12 +70,6 @@ def _plan(problem: Problem, completion: Completion, train_on: Sequence[str]) -> 
     if not completion.text.strip():
         return Plan(ready=Verdict.wrong("there is no program", level=spec.level))
     return Plan([(program, spec)])
-
-
-def spec_of(problem: Problem, completion: Completion) -> Spec | None:
-    """The tests that a completion is held against: its own frozen ones, or the problem's."""
-    data = completion.data.get("spec") or problem.data.get("spec")
-    return None if data is None else Spec.from_data(data)
 
 
 def _verdict(grades: Sequence[Grade], completion: Completion) -> Verdict:
