@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Quiet
 
 from flywheel.engines import EngineSpec
 from flywheel.files import read_json, read_rows, write_rows
 from flywheel.stages.curate import work
 from flywheel.stages.schemas import PROBLEMS, SAMPLES, SFT, VERDICTS
 from flywheel.types import Completion, Problem
-from conftest import Quiet
 
 LEAKED = "Ann has twelve eggs, and on the way to the market she drops five of them. How many eggs are left to be sold?"
 TALK = [{"role": "user", "content": "translate it"}]
