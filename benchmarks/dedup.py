@@ -196,7 +196,7 @@ def gsm8k(file: Path, work: Path) -> dict[str, Any]:
 
 
 def show(results: dict[str, Any]) -> None:
-    console = Console(width=140)
+    console = Console(width=160)
     table = Table(box=box.SIMPLE_HEAD, title=f"planted vectors, threshold {THRESHOLD}", title_justify="left")
     for name in HEADINGS:
         table.add_column(name, justify="left" if name == "by" else "right")
