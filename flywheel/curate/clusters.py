@@ -19,11 +19,13 @@ SAMPLE_PER_CENTROID = 24
 ITERATIONS = 4
 OVERSIZED = 4.0
 """A cluster with this many times the mean size is split again."""
-AUDITED = 256
+AUDITED = 512
 """Rows whose true neighbours are searched among all rows, to see how far across a border they lie."""
 PERTURBED = 4096
-PERTURBED_QUANTILE = 0.999
-NEIGHBOUR_QUANTILE = 0.999
+AT_RANDOM, AS_OTHERS, TRUE = 0.999, 0.99, 0.995
+"""Quantiles of the margins of rows that were perturbed so, and of true neighbours."""
+ENOUGH = 100
+"""True neighbours that need no stand-ins."""
 MOST_NEIGHBOURS = 32
 """Counted per audited row (and a chunk's worth more), so that one dense group does not speak for all."""
 MOST_PROBES = 64.0
@@ -75,7 +77,7 @@ def find_clusters(vectors: Floats, threshold: float, pool: ThreadPoolExecutor, s
     while True:
         sample = np.ascontiguousarray(vectors[:: max(1, len(vectors) // (SAMPLE_PER_CENTROID * count))])
         centroids = _centroids(sample, count, seed)
-        reach = _reach(vectors, centroids, _apart(centroids), threshold, seed)
+        reach = _reach(vectors, sample, centroids, _apart(centroids), threshold, seed)
         centroids = _distinct(centroids, 2 * reach)
         margin = reach * _apart(centroids)
         some = sample[:: max(1, len(sample) // CHUNK)]
@@ -179,25 +181,41 @@ def _apart(centroids: Floats) -> Floats:
     return distances
 
 
-def _reach(vectors: Floats, centroids: Floats, apart: Floats, threshold: float, seed: int) -> float:
+def _reach(vectors: Floats, sample: Floats, centroids: Floats, apart: Floats, threshold: float, seed: int) -> float:
     """The margin within which (nearly) all neighbours of a row have their homes.
 
-    Two measurements, the larger counts: true neighbours of some rows, found by comparing them with all others; and
-    rows perturbed in a random direction until their cosine is just the threshold, the hardest that noise can do.
+    True neighbours tell: those of some rows, found by comparing these with all others. So do rows that are perturbed
+    at random until their cosine is just the threshold. Where true neighbours are few, rows perturbed by the difference
+    of two rows of their cluster stand in for them, since that is how rows differ there.
     """
     draw = np.random.default_rng(seed)
-    rows = vectors[:: max(1, len(vectors) // PERTURBED)]
+    rows = sample[:: max(1, len(sample) // PERTURBED)]
     noise = draw.standard_normal(rows.shape, np.float32)
-    noise -= (noise * rows).sum(axis=1, keepdims=True) * rows
-    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-    sine = float(np.sqrt(max(0.0, 1 - threshold**2)))
-    margins = _margins(rows, threshold * rows + sine * noise, centroids, apart)
-    reach = float(np.quantile(margins, PERTURBED_QUANTILE))
+    margins = [np.quantile(_margins(rows, _perturbed(rows, noise, threshold), centroids, apart), AT_RANDOM)]
     later, earlier = _true_neighbours(vectors, threshold)
     if len(later):
-        margins = _margins(vectors[later], vectors[earlier], centroids, apart)
-        reach = max(reach, float(np.quantile(margins, NEIGHBOUR_QUANTILE)))
-    return min(reach, sine)  # no neighbour is further
+        margins.append(np.quantile(_margins(vectors[later], vectors[earlier], centroids, apart), TRUE))
+    if len(later) < ENOUGH:
+        mates = [_mates(_nearest(sample, centroids), _nearest(rows, centroids), draw) for _ in range(2)]
+        others = _perturbed(rows, sample[mates[0]] - sample[mates[1]], threshold)
+        margins.append(np.quantile(_margins(rows, others, centroids, apart), AS_OTHERS))
+    return float(min(max(margins), np.sqrt(1 - threshold**2)))  # no neighbour is further than this root
+
+
+def _perturbed(rows: Floats, noise: Floats, cosine: float) -> Floats:
+    """Rows moved in the noise's direction until their cosine to where they were is as given."""
+    across = noise - (noise * rows).sum(axis=1, keepdims=True) * rows
+    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)
+    moved: Floats = cosine * rows + np.float32(np.sqrt(1 - cosine**2)) * across
+    return moved
+
+
+def _mates(home: Ints, clusters: Ints, draw: np.random.Generator) -> NDArray[np.int64]:
+    """A row of each of these clusters, at random."""
+    order = np.argsort(home, kind="stable")
+    first, end = np.searchsorted(home[order], clusters), np.searchsorted(home[order], clusters, "right")
+    mates: NDArray[np.int64] = order[first + (draw.random(len(clusters)) * (end - first)).astype(np.int64)]
+    return mates
 
 
 def _true_neighbours(vectors: Floats, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -114,16 +114,10 @@ class OverusedPhrases:
         marks = np.zeros(rows.count, np.uint64)
         if not phrases:
             return marks
-        anything = "|".join(phrase.anywhere for phrase in phrases)
 
         def mark(batch: Batch) -> NDArray[np.uint64]:
-            texts = batch.text(self._column)
-            # Most rows have none of them: one pass finds those that have.
-            some = np.flatnonzero(_matches(texts, anything))
             found = np.zeros(len(batch), np.uint64)
-            few = texts.take(pa.array(some))
-            for i, phrase in enumerate(phrases):
-                found[some[_matches(few, phrase.pattern)]] |= np.uint64(1 << i)
+            _mark(found, batch.text(self._column), np.arange(len(batch)), list(enumerate(phrases)))
             return found
 
         for batch, found in rows.map(mark, self._column):
@@ -156,6 +150,21 @@ class OverusedPhrases:
                 over = {i for i in over if counts[i] > max(self._spare, targets[i] * left)}
             worst = stay
         return going, reasons
+
+
+def _mark(
+    found: NDArray[np.uint64], texts: pa.Array, places: NDArray[np.int64], phrases: list[tuple[int, Phrase]]
+) -> None:
+    """Set the bits of phrases in texts that stand at places. Most texts have few of them: halves are tried first."""
+    hit = _matches(texts, "|".join(phrase.anywhere for _, phrase in phrases))
+    if not hit.any():
+        return
+    if len(phrases) == 1:
+        found[places[hit]] |= np.uint64(1 << phrases[0][0])
+        return
+    few = texts.filter(pa.array(hit))
+    for half in (phrases[: len(phrases) // 2], phrases[len(phrases) // 2 :]):
+        _mark(found, few, places[hit], half)
 
 
 def _matches(texts: pa.Array, pattern: str) -> NDArray[np.bool_]:
