@@ -191,8 +191,8 @@ PIECES = st.sampled_from(
     re.findall(
         r"\S+",
         r"1 2 0 x y + - = ( ) [ ] { } \frac \sqrt \boxed{ \text{ \pm \cup and or , ; \approx & \\ % \% $ "
-        r"\begin{pmatrix} \end{pmatrix} #### answer:is ^ _ \circ 1,000 . / A (A) five half \overline{3} ! ** cm \infty < \le "
-        r"\in 10^ e i − ½ ²",
+        r"\begin{pmatrix} \end{pmatrix} #### answer:is ^ _ \circ 1,000 . / A (A) five half \overline{3} ! ** cm \infty "
+        r"< \le \in 10^ e i − ½ ²",
     )
 )
 

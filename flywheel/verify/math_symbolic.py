@@ -15,6 +15,7 @@ import sympy
 from math_verify import LatexExtractionConfig, parse, verify
 
 from flywheel.verify.math_forms import read, same
+from flywheel.verify.math_number import read_quantity
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that its own time limit is off
 
@@ -82,6 +83,10 @@ def is_readable(gold: str) -> bool:
 @lru_cache(maxsize=2048)
 def expression(text: str) -> Any:
     """A cleaned answer as a sympy object; None if it cannot be read as one."""
+    quantity = read_quantity(text)
+    if quantity is not None and not quantity.percent:  # no need of a grammar
+        exact = sympy.Rational(quantity.value.numerator, quantity.value.denominator)
+        return sympy.Float(exact) if quantity.decimal else exact
     if not _is_balanced(text):
         return None
     found = parse("\\boxed{" + as_latex(text) + "}", _CONFIG, parsing_timeout=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,8 @@ class Math(BaseTask):
 
     def findings(self) -> list[str]:
         """Gold answers that cannot be used, by row, and what the rollouts lack. Of broken rows ``problems`` tells."""
+        if find_spec("math_verify") is None:
+            return ["math-verify is not installed: pip install 'flywheel[math]'", *self.kit.findings()]
         faults = list(self._unverifiable(self.dataset)) if self.broken == "refuse" else []
         return [*first_few(faults, SHOWN), *self.kit.findings(self.unlabelled)]
 
