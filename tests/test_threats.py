@@ -131,7 +131,6 @@ def test_nothing_is_left_behind(way: str, tmp_path: Path) -> None:
             time.sleep(60)
         """)
     )
-    mounts = Path("/proc/mounts").read_text()
     user = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
     )
@@ -145,7 +144,8 @@ def test_nothing_is_left_behind(way: str, tmp_path: Path) -> None:
         time.sleep(0.05)
     assert _left(user.pid) == []
     assert [p.name for p in tmp_path.iterdir()] == ["use.py"]
-    assert Path("/proc/mounts").read_text() == mounts
+    mounts = Path("/proc/mounts").read_text()
+    assert not any(name in mounts for name in ("flywheel", "/run/guest", str(tmp_path)))
 
 
 def test_the_namespaces_are_really_the_programs_own(local: LocalExecutor) -> None:
@@ -159,7 +159,8 @@ def test_the_namespaces_are_really_the_programs_own(local: LocalExecutor) -> Non
     assert outside.isdisjoint(inside)
     capabilities = """
 status = [line.split() for line in open('/proc/self/status')]
-print([words[1] for words in status if words and words[0] in ('CapPrm:', 'CapEff:', 'CapInh:', 'CapAmb:', 'NoNewPrivs:')])
+names = ('CapPrm:', 'CapEff:', 'CapInh:', 'CapAmb:', 'NoNewPrivs:')
+print([words[1] for words in status if words and words[0] in names])
 """
     assert (
         run(local, capabilities).stdout

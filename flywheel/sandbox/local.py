@@ -52,7 +52,8 @@ class LocalExecutor:
     """Runs programs on this machine; see ``job.Executor``.
 
     Args:
-        slots: programs at once; by default one per core that this process may use.
+        slots: programs at once; by default two per core that this process may use, since a short program's namespaces
+            take as long to come and go as it runs, and much of that is waiting.
         require: least isolation; "landlock" also takes a machine that has no user namespaces.
 
     Raises:
@@ -60,7 +61,7 @@ class LocalExecutor:
     """
 
     def __init__(self, slots: int | None = None, require: Require = "namespaces") -> None:
-        count = slots or len(os.sched_getaffinity(0))
+        count = slots or 2 * len(os.sched_getaffinity(0))
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._compiled = CompileCache()
         self._closed = False
