@@ -166,7 +166,13 @@ _ROWS = (
         grammar="go",
         aliases=("golang",),
         fusion="go",
-        env={"GOCACHE": "/tmp/go-cache", "GOPATH": "/tmp/go:/usr/share/gocode", "GO111MODULE": "off", "GOFLAGS": "-p=1"},
+        # Debian's Go packages lie in /usr/share/gocode; modules would have to be fetched.
+        env={
+            "GOCACHE": "/tmp/go-cache",
+            "GOPATH": "/tmp/go:/usr/share/gocode",
+            "GO111MODULE": "off",
+            "GOFLAGS": "-p=1",
+        },
         address_space=False,
         processes=32,
     ),
