@@ -216,6 +216,21 @@ def test_threat_landlock(threat: Threat, landlock: LocalExecutor, box: Path) -> 
     threat.run(landlock, box)
 
 
+@pytest.fixture(scope="module")
+def in_user_namespace() -> Iterator[LocalExecutor]:
+    """As where flywheel is not root, or root may not make namespaces except of users."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(isolation, "ways", lambda: ["user"])
+        with LocalExecutor() as executor:
+            yield executor
+
+
+@pytest.mark.parametrize("threat", [t for t in THREATS if t.number in (1, 16, 23, 27, 33, 34, 36, 42)], ids=str)
+def test_threat_in_a_user_namespace(threat: Threat, in_user_namespace: LocalExecutor, box: Path) -> None:
+    assert in_user_namespace.capabilities().level == "namespaces"
+    threat.run(in_user_namespace, box)
+
+
 @pytest.mark.parametrize("limits", [Limits(cpu=0.5), Limits(memory=64 << 20), Limits(output=100), Limits(processes=4)])
 def test_limits_that_were_in_force_are_told(limits: Limits, local: Executor) -> None:
     outcome = run(local, "print(1)", limits=limits)

@@ -66,6 +66,7 @@ class LocalExecutor:
         self._compiled = CompileCache()
         self._closed = False
         self._problem: str | None = None
+        self._stronger: list[str] = []
         self._require = require
         self._parents = cgroups.find()
         self._groups = self._make_groups(count)
@@ -90,7 +91,7 @@ class LocalExecutor:
         self._check_open()
         way = self._way.result()
         limited: Literal["cgroup", "rlimit"] = "cgroup" if self._groups else "rlimit"
-        said = isolation.remarks(way)
+        said = [*isolation.remarks(way), *(f"stronger, but not possible here: {why}" for why in self._stronger)]
         if not self._groups:
             said.append(
                 "no writable cgroup: memory is limited per process, and that of garbage-collected runtimes is not"
@@ -195,6 +196,7 @@ class LocalExecutor:
             try:
                 outcome = slot.run(Order({"main.py": b"print(6 * 7)"}, Limits(), entry="main.py"))
                 if outcome.ok and outcome.stdout == b"42\n":
+                    self._stronger = failed
                     return way, slot
                 failed.append(f"{way}: the trial program {outcome}")
             except SlotBroken as error:

@@ -63,7 +63,7 @@ def _plan(tests: ast.Module, entry_point: str | None) -> _Plan:
             raise DataError("tests with pytest's fixtures cannot be run", hint="write them as plain functions")
     if entry_point and "check" in {f.name for f in functions}:
         body += _parse(f"check({entry_point})").body
-    first = [n for n in body if isinstance(n, ast.ImportFrom) and n.module == "__future__"]
+    first: list[ast.stmt] = [n for n in body if isinstance(n, ast.ImportFrom) and n.module == "__future__"]
     rest = [n for n in body if n not in first]
     try:
         future, source = (ast.unparse(ast.Module(part, [])) for part in (first, rest))
