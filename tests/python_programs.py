@@ -354,6 +354,11 @@ HONEST_TESTS: dict[str, tuple[str, str, str | None]] = {
         "def same(got, want):\n    assert got == want\nsame(area(2, 3), 6)\nsame(area(1, 3), 3)",
         None,
     ),
+    "annotations of the future": (
+        "def area(w, h): return w * h",
+        "from __future__ import annotations\nassert area(2, 3) == 6",
+        None,
+    ),
     "a loop": (
         "def area(w, h): return w * h",
         "for w in range(5):\n    for h in range(5):\n        assert area(w, h) == sum([w] * h)",

@@ -245,6 +245,17 @@ def test_a_failed_program_s_author_is_told_what_happened(made: Any) -> None:
     assert all(c.prompt is None for c in completions)
 
 
+def test_mistakes_can_be_what_a_correction_answers(made: Any) -> None:
+    task = made(problems="problems.jsonl", revise={"turns": 1, "learn": "correction"})
+    problem = next(task.problems("heldout"))
+    completions, verdicts = roll(task, problem, Script(solve=[fenced(WRONG)]).policy(1))
+    ((revision, verdict),) = of_kind("revision", completions, verdicts)
+    assert verdict.passed is True
+    assert [m["role"] for m in revision.prompt or []] == ["user", "assistant", "user"]
+    assert (revision.prompt or [])[1] == completions[0].messages[0]
+    assert [m["role"] for m in revision.messages] == ["assistant"]
+
+
 def test_what_was_made_before_the_engine_failed_is_kept(made: Any) -> None:
     task = made(problems="problems.jsonl", revise={})
     script = Script(solve=[fenced(WRONG), fenced(RIGHT)])

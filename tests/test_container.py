@@ -229,8 +229,11 @@ def test_an_image(tmp_path: Path) -> None:
 def test_an_engine_that_fails_is_no_verdict(
     containers: ContainerExecutor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tool(tmp_path, "podman", "echo 'no space left on device' >&2; exit 125")
+    tool(tmp_path, "podman", "echo 'time=now level=warning msg=cgroups' >&2; exec /usr/bin/podman \"$@\"")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    (outcome,) = run(containers, python("import sys; print(1); sys.exit('bye')"))
+    assert (outcome.stdout, outcome.stderr) == (b"1\n", b"bye\n")  # without the engine's warnings
+    tool(tmp_path, "podman", "echo 'no space left on device' >&2; exit 125")
     (outcome,) = run(containers, python("print(1)"))
     assert outcome.status == "infra_error"
     assert "no space left on device" in outcome.detail

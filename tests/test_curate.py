@@ -300,9 +300,13 @@ def test_what_mends_an_attempt_is_preferred_to_it_and_its_mistake_is_never_learn
     unmended = Sample("d", "p", 1, Completion([*dialogue[:2], dialogue[0]], kind="revision"), Verdict.wrong("no"))
     group = Group(problem, [wrong, right, mended, unmended])
     kept = {"b", "c"}
-    (pair,) = make_pairs("revised_vs_first", [group], kept, 5, seed=0)
-    assert (pair.chosen.id, pair.rejected.id) == ("c", "a")
-    assert list(pair.chosen.completion.messages) == dialogue[-1:]
+    after = [*problem.prompt, *dialogue[:2]]
+    corrected = Sample("c", "p", 1, Completion(dialogue[2:], kind="revision", prompt=after), Verdict.right())
+    for form in (mended, corrected):
+        (pair,) = make_pairs("revised_vs_first", [Group(problem, [wrong, right, form, unmended])], kept, 5, seed=0)
+        assert (pair.chosen.id, pair.rejected.id) == ("c", "a")
+        assert list(pair.chosen.completion.messages) == dialogue[-1:]
+        assert pair.prompt == problem.prompt
     both = list(make_pairs(["right_vs_wrong", "revised_vs_first"], [group], kept, 5, seed=0))
     assert {p.id for p in both} == {"b>a", "c>a"}
     assert list(make_pairs("revised_vs_first", [group], {"b"}, 5, seed=0)) == []

@@ -100,3 +100,12 @@ def test_a_program_that_passes_now_and_then_is_flaky(local: LocalExecutor) -> No
     assert grade.passed is False and grade.flaky
     (grade,) = grade_many(local, [(Program(source, "perl"), checks)], Policy(flaky=False))
     assert grade.passed is True
+
+
+def test_a_problems_setup_stands_before_the_program(local: LocalExecutor) -> None:
+    setups = {"php": "<?php\n$base = 1;", "javascript": "const base = 1;", "ruby": "BASE = 1", "c": "int base = 1;"}
+    asks = []
+    for name, setup in setups.items():
+        suite = SUITES[name]
+        asks.append((Program(suite.honest, name), TestChecks(suite.tests, entry_point="add", setup=setup)))
+    assert [grade.reason for grade in grade_many(local, asks, POLICY) if grade.passed is not True] == []

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyseccomp
 import pytest
 
 from flywheel.errors import UserError
@@ -16,6 +21,8 @@ from flywheel.sandbox.compiled import CompileCache
 from flywheel.sandbox.grading import Program, StdioCase, StdioChecks, grade, grade_many
 from flywheel.sandbox.job import MIB, Job, Limits, Outcome
 from flywheel.sandbox.local import LocalExecutor
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +241,46 @@ except OSError: print(n)
 """
         ((outcome,),) = executor.run_all([python(forks, limits=Limits(processes=8, wall=8))])
         assert int(outcome.stdout) <= 8, outcome
+
+
+_AS_A_USER = """
+import os
+from flywheel.sandbox.job import Job
+from flywheel.sandbox.local import LocalExecutor
+with LocalExecutor(slots=1) as executor:
+    assert executor.capabilities().level == "namespaces", executor.capabilities()
+    source = b"import os; print(input(), os.getuid(), len(os.listdir('/proc')) > 5, os.access('/', os.W_OK))"
+    ((outcome,),) = executor.run_all([Job("python", {"main.py": source}, stdin=(b"hi",))])
+    assert outcome.stdout == b"hi 1000 True False\\n", outcome
+    ((outcome,),) = executor.run_all([Job("bash", {"main.sh": b"id -un"})])
+    assert outcome.stdout == b"user\\n", outcome
+print("fine", os.getuid())
+"""
+
+
+def test_an_ordinary_user_has_namespaces_too() -> None:
+    """Without root's rights: bubblewrap in a user namespace, and the same promises."""
+    python = Path("/usr/bin/python3")
+    if os.geteuid() != 0:
+        pytest.skip("the other tests of this file have just shown it")
+    if subprocess.run([python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"], check=False).returncode:
+        pytest.skip("no Python 3.11 that other users than root can read")
+    folder = Path(tempfile.mkdtemp())
+    try:
+        folder.chmod(0o755)
+        shutil.copytree(ROOT / "flywheel", folder / "flywheel", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(str(pyseccomp.__file__), folder)
+        done = subprocess.run(
+            [python, "-c", _AS_A_USER],
+            env={"PYTHONPATH": str(folder), "PATH": os.environ["PATH"]},
+            user=54321,
+            group=54321,
+            extra_groups=[],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        shutil.rmtree(folder)
+    assert done.stdout == "fine 54321\n", done.stderr

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import flywheel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import serve_sandbox, serving
@@ -331,3 +332,19 @@ def test_a_fusion_request_is_what_their_server_takes() -> None:
     assert request["run_timeout"] == 3
     assert request["memory_limit_MB"] == 100
     assert request["fetch_files"] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word", "remedy"),
+    [
+        (("--host", "0.0.0.0"), "anyone who reaches this machine", "FLYWHEEL_SANDBOX_TOKEN="),
+        (("--executor", "cloud"), "no executor is called 'cloud'", "local, container, remote"),
+        (("--arg", "slotz=2"), "no option 'slotz'", "slots"),
+        (("--port", "TAKEN"), "cannot listen", "--port"),
+    ],
+)
+def test_serving_mistakes_are_one_message(url: str, arguments: tuple[str, ...], word: str, remedy: str) -> None:
+    taken = url.rsplit(":", 1)[1]
+    done = flywheel("serve-sandbox", *("--port", "0"), *(a.replace("TAKEN", taken) for a in arguments))
+    assert done.returncode == 1
+    assert word in done.stderr and remedy in done.stderr and "Traceback" not in done.stderr

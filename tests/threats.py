@@ -1,7 +1,7 @@
 """What hostile programs do, and what must come of it: 45 threats, each against whatever executor it is given.
 
 Every function is one threat, ``(executor, box)``: ``box`` is a folder of this machine that programs must not be able to
-change. They are numbered as in docs/code.md. Limits are small, so that each takes a second or two at most.
+change. They are numbered as in docs/sandbox.md. Limits are small, so that each takes a second or two at most.
 """
 
 # ruff: noqa: E501

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import lcm
 
-from flywheel.types import Completion, Group, Pair, Sample, Verdict
+from flywheel.types import Completion, Group, Message, Pair, Sample, Verdict
 
 REVISION = "revision"
 """Kind of a completion that mends an attempt. As a dialogue it begins with the mistake, which must not be preferred."""
@@ -35,7 +35,6 @@ def make_pairs(
         "best_vs_worst": _best_vs_worst,
         "gold_vs_own": _gold_vs_own,
         "step": _step,
-        "revised_vs_first": _revised_vs_first,
     }
     chosen = [strategy] if isinstance(strategy, str) else strategy
     for group in groups:
@@ -44,9 +43,10 @@ def make_pairs(
         for comparable in group.by_prompt():
             alike = replace(comparable, samples=[s for s in comparable.samples if not _mends(s)])
             for name in chosen:
-                yield from makers[name](
-                    comparable if name == "revised_vs_first" else alike, chosen_ids, per_problem, draw
-                )
+                if name in makers:
+                    yield from makers[name](alike, chosen_ids, per_problem, draw)
+        if "revised_vs_first" in chosen:
+            yield from _revised_vs_first(group, chosen_ids, per_problem, draw)
 
 
 def _right_vs_wrong(group: Group, chosen_ids: set[str], most: int, draw: random.Random) -> list[Pair]:
@@ -111,17 +111,29 @@ def _step(group: Group, chosen_ids: set[str], most: int, draw: random.Random) ->
 
 
 def _revised_vs_first(group: Group, chosen_ids: set[str], most: int, draw: random.Random) -> list[Pair]:
-    first = {s.completion.text: s for s in group.wrong if not _mends(s)}
     pairs: list[Pair] = []
     for sample in group.right:
-        dialogue = sample.completion.messages
-        rejected = first.get(dialogue[0]["content"])
-        if _mends(sample) and sample.id in chosen_ids and rejected is not None:
+        if sample.completion.kind != REVISION or sample.id not in chosen_ids:
+            continue
+        dialogue = _conversation(group, sample)
+        # A revision goes on from the attempt that it mends, be that a part of it or of what it answers.
+        first = next((s for s in group.wrong if _begins(dialogue, group, s)), None)
+        if first is not None:
             # The last answer alone, as if it had come at once: it stands beside the first, not after it.
-            answer = replace(sample, completion=replace(sample.completion, messages=[dialogue[-1]]))
-            pairs.append(Pair(group.problem, answer, rejected))
+            answer = replace(sample.completion, messages=[dialogue[-1]], prompt=first.completion.prompt)
+            pairs.append(Pair(group.problem, replace(sample, completion=answer), first))
     draw.shuffle(pairs)
     return pairs[:most]
+
+
+def _begins(dialogue: list[Message], group: Group, attempt: Sample) -> bool:
+    begun = _conversation(group, attempt)
+    return attempt.completion.kind != REVISION and dialogue[: len(begun)] == begun
+
+
+def _conversation(group: Group, sample: Sample) -> list[Message]:
+    asked = sample.completion.prompt
+    return [*(group.problem.prompt if asked is None else asked), *sample.completion.messages]
 
 
 def _mends(sample: Sample) -> bool:

@@ -16,7 +16,7 @@ from flywheel.sandbox.job import MIB, Limits
 
 MOUNT = "/flywheel"
 STARTED = b"flywheel: started\n"
-"""The first line of stdout: everything is in place, and the program's time begins."""
+"""The first line of stdout, and on stderr where the engine's warnings end: the program's time begins."""
 STACK = 256 * MIB
 
 _SCRIPT = """\
@@ -30,6 +30,7 @@ if ! why=$($become sh -c 'umask 022; mkdir /tmp/work && cp -R {mount}/job/. /tmp
   exit 1
 fi
 ulimit -s {stack}
+printf '{started}' >&3
 printf '{started}'
 env --default-signal=INT,QUIT $become {command} <{mount}/stdin 2>&3 3>&- &
 wait $!

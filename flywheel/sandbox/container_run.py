@@ -271,6 +271,8 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits) -> Ended:
     if not started:
         said = error.decode(errors="replace").strip() or f"nothing within {_STARTING:g} s"
         raise SandboxFailed(f"the container did not start: {said}")
+    _, marked, own = error.partition(STARTED)
+    error = own if marked else error
     kept = bytes(taken["stdout"][: limits.output])
     code = process.wait(_PATIENCE) if limit is None else -1
     return Ended(limit, code, wall, kept, error[: limits.output - len(kept)])

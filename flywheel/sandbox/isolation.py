@@ -148,7 +148,10 @@ def _bubblewrap(way: Way, texts: list[int]) -> list[str]:
         command += ["--ro-bind", path, path]
     for (name, _), text in zip(_OWN_ETC.items(), texts, strict=True):
         command += ["--ro-bind-data", str(text), f"/etc/{name}"]
-    command += ["--ro-bind", str(INSIDE), f"{_GUEST}/flywheel/sandbox/inside"]
+    guest = Path(f"{_GUEST}/flywheel/sandbox/inside")
+    for parent in reversed(guest.parents[:-1]):
+        command += ["--dir", str(parent)]
+    command += ["--ro-bind", str(INSIDE), str(guest)]
     command += ["--dev", "/dev", "--dir", SCRATCH, "--dir", "/proc"]
     if way == "root":
         # Only until the zygote has mounted /proc and become the slot's user.

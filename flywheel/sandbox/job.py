@@ -65,7 +65,7 @@ class Job:
         stdin: one run per case, each in a fresh sandbox with that standard input; compiled once.
         limits: of each run. Compiling has limits of its own.
         hash_seed: PYTHONHASHSEED, and what else a language's hashing is seeded with.
-        clock: epoch seconds that the program's clock starts from; None is the real time.
+        clock: epoch seconds that a Python program's clock starts from; None, and in other languages, the real time.
         fetch: files to bring back from the work folder; only regular files are, and what is missing is left out.
 
     Raises:

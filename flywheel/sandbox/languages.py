@@ -166,6 +166,7 @@ _ROWS = (
         grammar="go",
         aliases=("golang",),
         fusion="go",
+        # Debian's Go packages lie in /usr/share/gocode; modules would have to be fetched.
         env={
             "GOCACHE": "/tmp/go-cache",
             "GOPATH": "/tmp/go:/usr/share/gocode",

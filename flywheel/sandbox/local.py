@@ -52,7 +52,8 @@ class LocalExecutor:
     """Runs programs on this machine; see ``job.Executor``.
 
     Args:
-        slots: programs at once; by default one per core that this process may use.
+        slots: programs at once; by default two per core that this process may use, since a short program's namespaces
+            take as long to come and go as it runs, and much of that is waiting.
         require: least isolation; "landlock" also takes a machine that has no user namespaces.
 
     Raises:
@@ -60,11 +61,12 @@ class LocalExecutor:
     """
 
     def __init__(self, slots: int | None = None, require: Require = "namespaces") -> None:
-        count = slots or len(os.sched_getaffinity(0))
+        count = slots or 2 * len(os.sched_getaffinity(0))
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._compiled = CompileCache()
         self._closed = False
         self._problem: str | None = None
+        self._stronger: list[str] = []
         self._require = require
         self._parents = cgroups.find()
         self._groups = self._make_groups(count)
@@ -89,7 +91,7 @@ class LocalExecutor:
         self._check_open()
         way = self._way.result()
         limited: Literal["cgroup", "rlimit"] = "cgroup" if self._groups else "rlimit"
-        said = isolation.remarks(way)
+        said = [*isolation.remarks(way), *(f"stronger, but not possible here: {why}" for why in self._stronger)]
         if not self._groups:
             said.append(
                 "no writable cgroup: memory is limited per process, and that of garbage-collected runtimes is not"
@@ -194,6 +196,7 @@ class LocalExecutor:
             try:
                 outcome = slot.run(Order({"main.py": b"print(6 * 7)"}, Limits(), entry="main.py"))
                 if outcome.ok and outcome.stdout == b"42\n":
+                    self._stronger = failed
                     return way, slot
                 failed.append(f"{way}: the trial program {outcome}")
             except SlotBroken as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from flywheel.errors import DataError
@@ -22,15 +23,12 @@ class PythonTests:
     """``checks.TestIdiom`` of Python."""
 
     def assemble(self, program: Program, checks: TestChecks, nonce: str) -> TestRun:
-        tests = _parse(checks)
-        return _run(program, checks, _Plan.of(tests, checks), nonce)
+        return _run(program, checks, _planned(checks.tests, checks.entry_point), nonce)
 
     def poison(self, program: Program, checks: TestChecks, nonce: str) -> tuple[TestRun, int]:
-        tests = _parse(checks)
-        altered = poison(tests, {checks.entry_point} if checks.entry_point else _defined(program.source))
-        plan = _Plan.of(tests, checks)
-        source = f"{HELPERS}\n{plan.source}" if altered else f"{plan.source}\nassert False, 'the end'\n"
-        return _run(program, checks, _Plan(source, plan.functions, plan.classes), nonce), altered
+        under_test = {checks.entry_point} if checks.entry_point else _defined(program.source)
+        plan, altered = _poisoned(checks.tests, checks.entry_point, frozenset(under_test))
+        return _run(program, checks, plan, nonce), altered
 
 
 @dataclass(frozen=True)
@@ -41,29 +39,49 @@ class _Plan:
     functions: tuple[str, ...]
     classes: tuple[str, ...]
 
-    @classmethod
-    def of(cls, tests: ast.Module, checks: TestChecks) -> _Plan:
-        body = [inner for node in tests.body for inner in _unguarded(node)]
-        called = {n.func.id for n in ast.walk(tests) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-        functions = [n for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.name not in called]
-        for function in functions:
-            if any("fixture" in ast.unparse(decorator) for decorator in function.decorator_list):
-                raise DataError("tests with pytest's fixtures cannot be run", hint="write them as plain functions")
-        names = {f.name for f in functions}
-        if checks.entry_point and "check" in names:
-            body += ast.parse(f"check({checks.entry_point})").body
-        return cls(
-            ast.unparse(ast.Module(body, [])),
-            tuple(f.name for f in functions if f.name.startswith("test")),
-            tuple(n.name for n in body if isinstance(n, ast.ClassDef) and _is_test(n)),
-        )
+
+@lru_cache(maxsize=4096)
+def _planned(tests: str, entry_point: str | None) -> _Plan:
+    """Many programs are graded by the same tests."""
+    return _plan(_parse(tests), entry_point)
 
 
-def _parse(checks: TestChecks) -> ast.Module:
-    if not checks.tests.strip():
+@lru_cache(maxsize=4096)
+def _poisoned(tests: str, entry_point: str | None, under_test: frozenset[str]) -> tuple[_Plan, int]:
+    tree = _parse(tests)
+    altered = poison(tree, set(under_test))
+    plan = _plan(tree, entry_point)
+    return (plan if altered else replace(plan, source=f"{plan.source}\nassert False, 'the end'\n")), altered
+
+
+def _plan(tests: ast.Module, entry_point: str | None) -> _Plan:
+    body = [inner for node in tests.body for inner in _unguarded(node)]
+    called = {n.func.id for n in ast.walk(tests) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    functions = [n for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.name not in called]
+    for function in functions:
+        if any("fixture" in ast.unparse(decorator) for decorator in function.decorator_list):
+            raise DataError("tests with pytest's fixtures cannot be run", hint="write them as plain functions")
+    if entry_point and "check" in {f.name for f in functions}:
+        body += _parse(f"check({entry_point})").body
+    first: list[ast.stmt] = [n for n in body if isinstance(n, ast.ImportFrom) and n.module == "__future__"]
+    rest = [n for n in body if n not in first]
+    try:
+        future, source = (ast.unparse(ast.Module(part, [])) for part in (first, rest))
+    except RecursionError as error:
+        raise DataError("the tests are nested too deep to be run") from error
+    return _Plan(
+        # In every run, so that a program cannot tell by them which one it is in.
+        f"{future}\n{HELPERS}\n{source}\n",
+        tuple(f.name for f in functions if f.name.startswith("test")),
+        tuple(n.name for n in body if isinstance(n, ast.ClassDef) and _is_test(n)),
+    )
+
+
+def _parse(tests: str) -> ast.Module:
+    if not tests.strip():
         raise DataError("a Python problem has no tests", hint="give each problem assertions or a test file")
     try:
-        return ast.parse(checks.tests)
+        return ast.parse(tests)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"the tests are not Python: {error}") from error
 

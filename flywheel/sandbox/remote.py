@@ -40,6 +40,8 @@ _COMPILING = 90.0
 _WAITING = 300.0
 """Seconds that a job may stand in a server's queue, or wait until one of the servers is not full."""
 _LONGEST_REST = 30.0
+_MOST_AT_ONCE = 1024
+"""Each request that is under way has a thread."""
 _INSTALL = "pip install 'flywheel[code]'"
 
 
@@ -124,7 +126,8 @@ class RemoteExecutor(Pool):
             )
         # One that is away now may come back, as large as the others.
         away = (len(urls) - len(known)) * max(server.parallel for server in known)
-        super().__init__(sum(server.parallel for server in known) + away, "remote", tries=2)
+        threads = min(_MOST_AT_ONCE, sum(server.parallel for server in known) + away)
+        super().__init__(threads, "remote", tries=2)
 
     def capabilities(self) -> Capabilities:
         self._check_open()

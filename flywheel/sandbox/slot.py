@@ -176,6 +176,7 @@ class Slot:
         self._scratch = isolation.scratch(way, index, folder)
         self._zygotes: OrderedDict[_Key, Zygote] = OrderedDict()
         self._own_memory = 0
+        self._buffer = memoryview(bytearray(_PIPE))  # one for all: new memory would be faulted in at each read
         self._in_force: tuple[int, int] | None = None
         self.level: Level = "landlock" if way == "landlock" else "namespaces"
 
@@ -190,8 +191,7 @@ class Slot:
         try:
             self._limit(order.limits)
             killed = self._group.killed() if self._group else 0
-            watch = self._watch(zygote, order)
-            return self._outcome(watch, order.limits, killed)
+            return self._outcome(self._watch(zygote, order), order.limits, killed)
         except (OSError, SlotBroken, ValueError) as error:
             self._forget(key)
             raise error if isinstance(error, SlotBroken) else SlotBroken(f"{type(error).__name__}: {error}") from error
@@ -253,7 +253,7 @@ class Slot:
             theirs = []
             watch = _Watch()
             sinks = {stdout: watch.stdout, stderr: watch.stderr, status: watch.status}
-            _Pump(zygote, order, watch, sinks, stdin, ours).run()
+            _Pump(zygote, order, watch, sinks, stdin, ours, self._buffer).run()
             return watch
         finally:
             for descriptor in (*theirs, *ours):
@@ -276,8 +276,7 @@ class Slot:
             return replace(seen, status="output_limit", detail=f"more than {limits.output:,} bytes")
         ended = said.get("ended")
         number = os.WTERMSIG(ended) if ended is not None and os.WIFSIGNALED(ended) else None
-        failed = ended != 0
-        if failed and self._group is not None and self._group.killed() > killed:
+        if ended != 0 and self._group is not None and self._group.killed() > killed:
             return replace(seen, status="oom", signal=number, detail=f"more than {limits.memory:,} bytes of memory")
         # The kernel strikes by ticks, which on a busy machine is before or after what it then says was used.
         killed_late = number == signal.SIGKILL and usage.cpu >= 0.7 * limits.cpu
@@ -296,13 +295,21 @@ class _Pump:
     """Moves bytes between a program and us, until all of its ends are closed."""
 
     def __init__(
-        self, zygote: Zygote, order: Order, watch: _Watch, sinks: dict[int, bytearray], stdin: int, ours: set[int]
+        self,
+        zygote: Zygote,
+        order: Order,
+        watch: _Watch,
+        sinks: dict[int, bytearray],
+        stdin: int,
+        ours: set[int],
+        buffer: memoryview,
     ) -> None:
         self._zygote, self._watch, self._sinks = zygote, watch, sinks
         self._stdin, self._ours = stdin, ours
         self._left = memoryview(order.stdin)
         self._limits = order.limits
         self._poll = select.poll()
+        self._buffer = buffer
 
     def run(self) -> None:
         for descriptor in self._sinks:
@@ -332,7 +339,7 @@ class _Pump:
 
     def _take(self, descriptor: int) -> bool:
         """Read what is there; False at the end."""
-        data = os.read(descriptor, _PIPE)
+        data = self._buffer[: os.readv(descriptor, [self._buffer])]
         sink = self._sinks[descriptor]
         if sink is self._watch.status:
             sink += data

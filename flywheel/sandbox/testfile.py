@@ -122,6 +122,9 @@ def _assert_of_node(code: str, statement: str | None) -> list[str]:
 def _php(program: str, tests: str, ending: Ending) -> Sources:
     opened = program if re.match(r"\s*<\?(php|=)?", program) else f"<?php\n{program}"
     closed = re.sub(r"\?>\s*\Z", "", opened)  # an honest habit: without it, tests would be text
+    if "?>" not in closed:  # a program after its problem's setup opens once more
+        first, *rest = re.split(r"^\s*<\?php\b", closed, flags=re.MULTILINE)
+        closed = f"{first}<?php{''.join(rest)}"
     plain = re.sub(r"\A\s*<\?(php)?|\?>\s*\Z", "", tests)
     fail = ending.fail("assert(false);")
     return _single("main.php", closed, plain, fail, ending.show("echo {};"))

@@ -14,6 +14,9 @@ import time
 import types
 from typing import Any, NoReturn
 
+COMPILED: dict[bytes, types.CodeType] = {}
+"""Code of sources that come again and again: the drivers of tests and calls."""
+
 
 def prepare(
     entry: str, source: bytes | None, argv: list[str], clock: float | None
@@ -48,7 +51,7 @@ def prepare(
         print(f"can't open file {path!r}: [Errno 2] No such file or directory", file=sys.stderr)
         return None, {}
     try:
-        code = compile(source, path, "exec", dont_inherit=True, optimize=0)
+        code = COMPILED.get(source) or compile(source, path, "exec", dont_inherit=True, optimize=0)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         kind, error, _ = sys.exc_info()
         sys.excepthook(kind, error, None)  # type: ignore[arg-type]

@@ -92,7 +92,7 @@ class Supervisor:
     def _become(self, user: int, group: int, job: int, streams: tuple[int, int, int], status: int) -> NoReturn:
         """The program's process: sets its own scene, and ends with nothing that is not the program's own."""
         try:
-            os.setsid()
+            os.setpgid(0, 0)  # a group of its own to signal; a session of its own would cost a scheduling group
             for target, stream in enumerate(streams):
                 os.dup2(stream, target)
             header = _read_job(job)

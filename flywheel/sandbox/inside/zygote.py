@@ -30,6 +30,7 @@ hashlib heapq inspect io itertools json linecache math operator os random re res
 string struct sys threading time traceback types typing
 """
 """What most programs import. What few do would cost all of them: a fork's price is what the interpreter has loaded."""
+_DRIVERS = ("test_driver.py", "call_driver.py")
 _WARM_UP = """
 import json, re, math, collections, itertools, functools
 def check(values: list[int]) -> dict:
@@ -103,6 +104,10 @@ def _warm(settings: Settings) -> None:
     site.setquit()  # what the interpreter does where it is not told to start quickly
     site.setcopyright()
     site.sethelper()
+    for driver in _DRIVERS:
+        with open(f"{os.path.dirname(__file__)}/{driver}", "rb") as file:  # noqa: PTH120, PTH123
+            source = file.read()
+        program.COMPILED[source] = compile(source, driver, "exec", dont_inherit=True, optimize=0)
     for _ in range(3):
         exec(compile(_WARM_UP, "warm-up", "exec"), {"__name__": "warm-up"})
     if settings.seccomp:

@@ -50,6 +50,10 @@ class Revise(Section):
     per_problem: int = Field(default=2, ge=1, description="Failed programs per problem that are revised.")
     lint: bool = Field(default=True, description="Also show the linter's remarks, beside errors of parser and tests.")
     shown: int = Field(default=2000, ge=100, description="Characters of each output stream that are shown.")
+    learn: Literal["dialogue", "correction"] = Field(
+        default="dialogue",
+        description="What a kept dialogue teaches: all that its author says, or the last answer alone, after the rest.",
+    )
 
 
 class Translate(Section):

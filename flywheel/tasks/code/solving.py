@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flywheel.sandbox.grading import Grade
 from flywheel.sandbox.syntax import lint, parse_errors
@@ -61,10 +62,18 @@ async def next_turn(
         index = attempt.index
         if last or grade.passed is not False:
             turns = len(dialogue.messages) // 2
-            index = work.steps.add(dialogue, "revision", work.prompt, [first], turns=turns, **_tested(work))
+            kept, prompt = _learned(work, dialogue)
+            index = work.steps.add(kept, "revision", prompt, [first], turns=turns, **_tested(work))
             firsts[index] = first
         found.append(Attempt(index, dialogue, program, grade))
     return found
+
+
+def _learned(work: Work, dialogue: Completion) -> tuple[Completion, Sequence[Message] | None]:
+    """A dialogue as it is trained on: the loss is on what stands in the completion, not on what it answers."""
+    if work.options.revise is None or work.options.revise.learn == "dialogue":
+        return dialogue, work.prompt
+    return replace(dialogue, messages=dialogue.messages[-1:]), [*work.asked, *dialogue.messages[:-1]]
 
 
 async def feedback(work: Work, attempt: Attempt) -> str:
