@@ -13,7 +13,7 @@ from conftest import ROOT, flywheel
 
 from flywheel.files import read_json, read_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy  # minutes: the warm-up that all of them start from
 
 
 def stories(count: int, worked: int) -> list[dict[str, str]]:
@@ -38,7 +38,7 @@ def learned(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that learned from written chains, and one round from its own."""
     folder = tmp_path_factory.mktemp("runs") / "stories"
     small = ["rounds=1", "sample.problems=512", "evaluate.problems=128"]
-    small += ["replay.demonstrations=1000", "promote.confidence=0.5"]
+    small += ["promote.confidence=0.5"]
     done = flywheel("run", "recipes/stories.yaml", "--run-dir", folder, f"task.args.dataset={dataset}", *small)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -53,7 +53,7 @@ def test_a_small_model_reasons_in_steps_and_only_its_verified_chains_are_learned
     before, after = (read_json(learned / f"rounds/{n:03d}/round.json") for n in (0, 1))
     assert before["metrics"]["accuracy"] > 0.15
     assert after["promoted"] == (after["metrics"]["accuracy"] > before["metrics"]["accuracy"])
-    assert after["counts"]["sft_steps"] > 0 and after["counts"]["dpo_steps"] > 0
+    assert after["counts"]["sft_steps"] > 0
     right = {v["sample_id"] for v in read_rows(learned / "rounds/001/verdicts") if v["passed"]}
     rows = curated(learned)
     assert len(rows) > 100 and all(row["sample_id"] in right for row in rows)
