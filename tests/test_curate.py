@@ -310,3 +310,12 @@ def test_what_mends_an_attempt_is_preferred_to_it_and_its_mistake_is_never_learn
     both = list(make_pairs(["right_vs_wrong", "revised_vs_first"], [group], kept, 5, seed=0))
     assert {p.id for p in both} == {"b>a", "c>a"}
     assert list(make_pairs("revised_vs_first", [group], {"b"}, 5, seed=0)) == []
+
+
+def test_a_cap_and_duplicates_are_told_apart_by_kind() -> None:
+    rows = [
+        sample_row(i, text="same", kind=kind) for i, kind in enumerate(["answer", "answer", "revision", "revision"])
+    ]
+    assert kept("exact_duplicates", rows) == ["s000", "s002"]
+    rows = [{**row, "text": str(i)} for i, row in enumerate([*rows, sample_row(4, kind="answer")])]
+    assert kept("cap_per_problem", rows, keep=1) == ["s000", "s002"]

@@ -28,8 +28,19 @@ class Verified:
             yield Drops(batch.ordinals[out.to_numpy(zero_copy_only=False)], said.to_pylist())
 
 
+def _siblings(rows: Rows) -> NDArray[np.int64]:
+    """A number per problem and kind, by ordinal; -1 for dead rows. Plain texts have neither, and are all alike."""
+    if not rows.has("problem_id"):
+        return np.where(rows.alive, 0, -1)
+    problems, _ = rows.codes("problem_id")
+    if not rows.has("kind"):
+        return problems
+    kinds, names = rows.codes("kind")
+    return np.where(problems < 0, -1, problems * len(names) + kinds)
+
+
 class ExactDuplicates:
-    """Drops a completion that is kept already for the same problem: of equal ones the first stays.
+    """Drops a completion that is kept already for the same problem and kind: of equal ones the first stays.
 
     Plain texts, which have no problems, are compared with all others.
 
@@ -43,7 +54,7 @@ class ExactDuplicates:
         self._ignore_space = ignore_space
 
     def drops(self, rows: Rows, aids: Aids) -> Iterator[Drops]:
-        codes = rows.codes("problem_id")[0] if rows.has("problem_id") else np.zeros(rows.count, np.int64)
+        codes = _siblings(rows)
         keys = np.zeros(rows.count, "V16")
         for batch, hashes in rows.map(self._hashes, "text"):
             keys[batch.ordinals] = hashes
@@ -67,7 +78,7 @@ class CapPerProblem:
     """Keeps at most ``keep`` rows of a problem, so that easy problems do not flood the mix (ReST-EM: 10).
 
     Args:
-        keep: rows per problem.
+        keep: rows per problem, of each kind: plain attempts do not crowd out what was derived from them.
         prefer: "first" (sampling order), "shortest" (fewest tokens) or "best" (highest quality).
     """
 
@@ -80,7 +91,7 @@ class CapPerProblem:
         self.columns = ("problem_id", "tokens") if prefer == "shortest" else ("problem_id",)
 
     def drops(self, rows: Rows, aids: Aids) -> Iterator[Drops]:
-        codes, _ = rows.codes("problem_id")
+        codes = _siblings(rows)
         alive = np.flatnonzero(rows.alive)
         order = alive[np.lexsort((rows.rank[alive], self._worse(rows)[alive], codes[alive]))]
         yield Drops(order[places_within(codes[order]) >= self._keep], f"over the cap of {self._keep}")
