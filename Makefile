@@ -18,7 +18,7 @@ run: install ## the main job: Countdown on a laptop, into runs/countdown; again 
 test: install vllm lint ## ruff, mypy and the tests but for the heavy ones; ARGS="-k name"
 	@$(BIN)/pytest -m "not heavy" $(ARGS)
 
-heavy: install vllm ## real clusters on this machine: hosts and Slurm in namespaces (needs root), ZeRO-3, FSDP2
+heavy: install vllm ## real clusters in namespaces of this machine (needs root), containers, ZeRO-3, FSDP2, whole recipes
 	@$(BIN)/pytest -m heavy $(ARGS)
 
 quick: install ## tests that take seconds

@@ -71,7 +71,7 @@ def test_no_answer_that_is_equal_to_everything_passes(rows: list[dict[str, str]]
     assert sum(grade.forged for grade in grades) > 100
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_no_mutant_passes_that_its_tests_can_tell(rows: list[dict[str, str]], local: LocalExecutor) -> None:
     """The oracle is Python itself: the mutant and its tests, executed as they are in a plain process."""
     draw = random.Random(0)

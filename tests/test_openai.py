@@ -721,7 +721,7 @@ class VllmServer:
         self._process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.timeout(600)
 def test_vllm_killed_among_64_requests_and_started_again_answers_all_of_them(tmp_path: Path) -> None:
     torch.manual_seed(0)

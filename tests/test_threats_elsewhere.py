@@ -21,8 +21,6 @@ from flywheel.sandbox.grading import CallCase, CallChecks, Program, grade_many
 from flywheel.sandbox.job import Job
 from flywheel.sandbox.remote import RemoteExecutor
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def http() -> Iterator[RemoteExecutor]:
@@ -42,11 +40,13 @@ def box(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat", THREATS, ids=str)
 def test_threat_over_http(threat: Threat, http: RemoteExecutor, box: Path) -> None:
     threat.run(http, box)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("threat", THREATS, ids=str)
 def test_threat_in_containers(threat: Threat, containers: ContainerExecutor, box: Path) -> None:
     threat.run(containers, box)
@@ -55,6 +55,7 @@ def test_threat_in_containers(threat: Threat, containers: ContainerExecutor, box
 SLOW = Job("python", {"main.py": b"import time\ntime.sleep(0.4)\nprint('done')\n"})
 
 
+@pytest.mark.slow
 def test_45_a_server_that_dies_is_not_the_programs_fault() -> None:
     """Killed with programs running in it: they run on the other one. With none left, nobody is called wrong."""
     with serve_sandbox() as stays, contextlib.ExitStack() as stack:
@@ -85,6 +86,7 @@ def _server(stack: contextlib.ExitStack) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline().strip()
 
 
+@pytest.mark.heavy
 def test_45_a_container_that_is_killed_is_not_the_programs_fault(containers: ContainerExecutor) -> None:
     """Its monitor and its first process are killed from outside while programs run: those run again."""
     killed = threading.Event()
