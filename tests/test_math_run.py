@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def test_a_small_model_reasons_in_steps_and_only_its_verified_chains_are_learned
     assert len(rows) > 100 and all(row["sample_id"] in right for row in rows)
     answers = {p["problem_id"]: json.loads(p["data"])["answer"] for p in read_rows(learned / "rounds/001/problems")}
     for row in rows:
-        assert row["completion"][-1]["content"].endswith(f"\\boxed{{{answers[row['problem_id']]}}}$.")
+        # What little the model may add to the answer, the verifier has read as mathematics: `\\boxed{=7}`.
+        assert re.search(rf"\\boxed{{=?{answers[row['problem_id']]}}}\$\.$", row["completion"][-1]["content"])
 
 
 def small_run(name: str, start: Path, dataset: Path, run: Path, *overrides: str) -> None:
@@ -125,6 +127,7 @@ def test_step_scores_and_step_pairs_come_from_a_real_model(learned: Path, datase
         "sample.problems=16",
         "sample.completions=4",
         "pairs={strategy: step, per_problem: 4}",
+        "dpo={learning_rate: 1.0e-5, batch_size: 16, threads: 1}",
     ]
     overrides += ["warmup=null", "replay={}", "curate=[finished, {data: {field: step_min, min: 0.3, missing: keep}}]"]
     small_run("stories", learned / "rounds/000/warmup/model", dataset, tmp_path / "run", *overrides)
