@@ -58,7 +58,7 @@ def test_a_small_model_reasons_in_steps_and_only_its_verified_chains_are_learned
     rows = curated(learned)
     assert len(rows) > 100 and all(row["sample_id"] in right for row in rows)
     answers = {p["problem_id"]: json.loads(p["data"])["answer"] for p in read_rows(learned / "rounds/001/problems")}
-    # The verifier reads answers as mathematics (`\\boxed{=7}`), and nearly all are as the model was taught to write them.
+    # The verifier reads answers as mathematics (`\\boxed{=7}`); nearly all are as the model was taught to write them.
     plain = sum(row["completion"][-1]["content"].endswith(f"\\boxed{{{answers[row['problem_id']]}}}$.") for row in rows)
     assert plain >= 0.9 * len(rows)
 
