@@ -15,7 +15,7 @@ from flywheel.engines import EngineSpec, make_engine
 from flywheel.errors import RecipeError
 from flywheel.recipe import load_filters
 from flywheel.stages.judging import spec_of
-from flywheel.tracking import Bar, Screen
+from flywheel.tracking import Screen
 
 
 def command(
@@ -51,16 +51,9 @@ def command(
     )
     filters = make_filters(entries, base, verified=_has_verdicts(file), heldout=heldout is not None)
     with Screen(speaks=not as_json) as screen:
-        bars: dict[str, Bar] = {}
-
-        def progress(name: str, done: int, total: int) -> None:
-            if name not in bars:
-                bars[name] = screen.bar(name, "rows")
-            bars[name].update(done, total)
-
-        funnel = curate_file(file, out, filters, names, Aids(base, None, heldout, (), _engine_maker(base), progress))
-        for bar in bars.values():
-            bar.close()
+        with screen.bars("rows") as progress:
+            aids = Aids(base, None, heldout, (), _engine_maker(base), progress)
+            funnel = curate_file(file, out, filters, names, aids)
         if as_json:
             print(json.dumps(funnel, ensure_ascii=False))
         else:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from flywheel.errors import DataError, UserError
-from flywheel.tracking.screen import Bar, Screen
+from flywheel.tracking import Screen
 
 IN_HELP = "Rows to deduplicate: a Parquet file, or a folder of parts."
 OUT_HELP = "The kept rows: all their columns, in their order."
@@ -68,14 +68,7 @@ def command(
     except ValueError as error:
         raise UserError(str(error), hint="see: flywheel dedup --help") from error
     columns = Columns(kind, content, score_column, id_column)
-    with Screen(speaks=not as_json) as screen:
-        bars: dict[str, Bar] = {}
-
-        def progress(name: str, done: int, total: int) -> None:
-            if name not in bars:
-                bars[name] = screen.bar(name, "rows")
-            bars[name].update(done, total)
-
+    with Screen(speaks=not as_json) as screen, screen.bars("rows") as progress:
         counts = dedup_file(file, out, removed, columns, filters, Aids(progress=progress))
     facts = {
         **counts,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -88,6 +90,22 @@ class Screen:
 
     def bar(self, label: str, unit: str) -> Bar:
         return Bar(self, label, unit)
+
+    @contextmanager
+    def bars(self, unit: str) -> Iterator[Callable[[str, int, int], None]]:
+        """Several things, each with a bar from when it is first heard of: call with its name, done and total."""
+        shown: dict[str, Bar] = {}
+
+        def update(name: str, done: int, total: int) -> None:
+            if name not in shown:
+                shown[name] = self.bar(name, unit)
+            shown[name].update(done, total)
+
+        try:
+            yield update
+        finally:
+            for bar in shown.values():
+                bar.close()
 
     def say(self, text: str) -> None:
         """One line for the user, and for the agent's log."""
