@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -172,14 +174,81 @@ print([words[1] for words in status if words and words[0] in names])
     )
 
 
-def test_programs_do_not_share_a_user_with_the_machine(local: LocalExecutor) -> None:
+def test_programs_do_not_share_a_user_with_the_machine() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give each slot a user of its own")
-    mapped = [
-        int(o.stdout.split()[1])
-        for (o,) in local.run_all([Job("python", {"main.py": b"print(open('/proc/self/uid_map').read())"})] * 8)
-    ]
-    assert all(uid >= 1_900_000_000 for uid in mapped)
+    with LocalExecutor(slots=2) as executor, ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(executor.run_all, [Job("python", {"main.py": b"import time\ntime.sleep(1.5)"})] * 2)
+        users: set[str] = set()
+        while len(users) < 2 and not ending.done():
+            users |= {fields["Uid"].split()[0] for fields in _programs_of(os.getpid())}
+        assert all(o.ok for (o,) in ending.result())
+    assert len(users) == 2  # not even with each other
+    assert all(int(user) >= 1_900_000_000 for user in users)
+
+
+def _programs_of(pid: int) -> Iterator[dict[str, str]]:
+    """What the machine's /proc says of the processes of programs below a process: those in the innermost namespace."""
+    every = {}
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            every[path.parent.name] = dict(line.split(":", 1) for line in path.read_text().splitlines())
+    for fields in every.values():
+        ancestor = fields
+        while ancestor["Pid"].strip() != str(pid) and ancestor["PPid"].strip() in every:
+            ancestor = every[ancestor["PPid"].strip()]
+        if ancestor["Pid"].strip() == str(pid) and len(fields["NSpid"].split()) == 4:
+            yield fields
+
+
+def test_the_first_process_is_closed_to_programs(local: LocalExecutor) -> None:
+    """It waits in the zygote's own memory: who could look into it could change what runs next."""
+    outcome = run(
+        local,
+        textwrap.dedent("""
+        import ctypes, os, signal
+        libc = ctypes.CDLL(None, use_errno=True)
+        opened = []
+        for name in ("mem", "environ", "maps", "auxv", "fd", "root", "cwd", "exe", "ns/mnt", "task/1/mem"):
+            for flags in (os.O_RDONLY, os.O_RDWR):
+                try:
+                    opened.append((name, os.open("/proc/1/" + name, flags)))
+                except OSError:
+                    pass
+        for number in (101, 310, 311, 438, 308):  # ptrace, process_vm_readv and _writev, pidfd_getfd, setns
+            if libc.syscall(number, 1, 1, 0, 0, 0, 0) >= 0:
+                opened.append(number)
+        for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP, signal.SIGINT, signal.SIGSEGV):
+            try:
+                os.kill(1, number)
+            except PermissionError:
+                pass
+        print(opened, os.path.exists("/proc/1"))
+        """),
+    )
+    assert outcome.ok, outcome
+    assert outcome.stdout == b"[] True\n"
+    assert run(local, "print('next')").stdout == b"next\n"
+
+
+def test_orphans_are_reaped_while_a_program_runs(local: LocalExecutor) -> None:
+    """Who leaves children behind does not run out of processes by that."""
+    outcome = run(
+        local,
+        textwrap.dedent("""
+        import os, time
+        for _ in range(300):
+            if os.fork() == 0:
+                os.fork()  # its child is an orphan at once
+                os._exit(0)
+            os.wait()
+        time.sleep(0.1)
+        print(sum(name.isdigit() for name in os.listdir("/proc")))
+        """),
+        limits=Limits(processes=20),
+    )
+    assert outcome.ok, outcome
+    assert outcome.stdout == b"2\n"
 
 
 def test_weaker_isolation_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ REFUSED = (
 ABSENT = "clone3 io_uring_setup io_uring_enter io_uring_register"
 """Said not to exist: libraries then use what came before, whose arguments a filter can see."""
 _NEW_NAMESPACES = (0x80, 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
+_SCENE = ("mount", "setns", "unshare")
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 _UNIX, _INET, _INET6 = 1, 2, 10
 _ESCAPES = "setsid setpgid"
@@ -41,7 +42,7 @@ def filter_program(contained: bool, signals: bool = True, scene: bool = False) -
     Args:
         contained: in namespaces of its own: sockets reach nothing. Otherwise there are none, and a process cannot leave
             its group, which is how it is ended.
-        scene: leave what it takes to set a program's scene: mounts and new namespaces. Installed once, before programs
+        scene: leave what it takes to set a program's scene: mounts and namespaces. Installed once, before programs
             are forked, that costs them nothing; they have no right to either.
         signals: whether signals may be sent; without namespaces only if Landlock keeps them inside.
 
@@ -63,7 +64,7 @@ def filter_program(contained: bool, signals: bool = True, scene: bool = False) -
             rules.add_rule(action, name, *arguments)
 
     for name in REFUSED.split():
-        if not (scene and name == "mount"):
+        if not (scene and name in _SCENE):
             add(refuse, name)
     for name in ABSENT.split():
         add(seccomp.ERRNO(errno.ENOSYS), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import resource
 import select
 import signal
 import socket
@@ -59,34 +60,28 @@ class Order:
     address_space: bool = True
 
     def to_bytes(self, by_cgroup: bool) -> bytes:
-        """Whether files come back ("F"), then the rest as ``marshal`` has it: it is read by this same interpreter."""
+        """As ``marshal`` has it: it is read by this same interpreter."""
         limits = self.limits
-        rlimits = {
-            "CPU": max(1, int(-(-limits.cpu // 1))),
-            "FSIZE": limits.disk,
-            "NOFILE": 512,
-            "CORE": 0,
-            "NPROC": limits.processes + 1,  # the supervisor counts
-            "STACK": self.stack,
-            "MEMLOCK": 0,
-            "MSGQUEUE": 0,
-        }
+        cpu = max(1, int(-(-limits.cpu // 1)))
+        # Of CPU time: a second after the signal that can be ignored comes the one that cannot.
+        rlimits = [
+            (resource.RLIMIT_CPU, cpu, cpu + 1),
+            (resource.RLIMIT_FSIZE, limits.disk, limits.disk),
+            (resource.RLIMIT_NPROC, limits.processes + 1, limits.processes + 1),  # the first process counts
+            (resource.RLIMIT_STACK, self.stack, self.stack),
+        ]
         if self.address_space and not by_cgroup:
-            rlimits["AS"] = limits.memory
-        header = {
-            "files": [(name, bytes(c), 0o755 if name in self.programs else 0o644) for name, c in self.files.items()],
-            "entry": self.entry,
-            "args": list(self.args),
-            "argv": None if self.argv is None else list(self.argv),
-            "env": dict(self.environment),
-            "clock": self.clock,
-            "fetch": None if self.fetch is None else list(self.fetch),
-            "disk": limits.disk,
-            "files_most": max(1024, limits.disk // 4096),
-            "rlimits": list(rlimits.items()),
-        }
-        wants = b"." if self.fetch is not None and not self.fetch else b"F"
-        return wants + marshal.dumps(header)
+            rlimits.append((resource.RLIMIT_AS, limits.memory, limits.memory))
+        files = [(name, bytes(c), 0o755 if name in self.programs else 0o644) for name, c in self.files.items()]
+        argv = None if self.argv is None else list(self.argv)
+        fetch = None if self.fetch is None else list(self.fetch)
+        run = (files, self.entry, list(self.args), argv, dict(self.environment), self.clock, rlimits)
+        return marshal.dumps((*run, fetch, limits.disk))
+
+    def message(self, size: int) -> bytes:
+        """What the zygote has to know of a job of ``size`` bytes."""
+        fetch = self.fetch is None or len(self.fetch) > 0
+        return f"J{size} {int(fetch)} {self.limits.disk} {max(1024, self.limits.disk // 4096)}".encode()
 
 
 class Zygote:
@@ -232,8 +227,8 @@ class Slot:
         if self._group is None or self._in_force == (limits.memory, limits.processes):
             return
         self._group.limit_memory(self._own_memory + limits.memory)
-        # For each zygote: bubblewrap's two processes and itself; and the supervisor.
-        self._group.limit_processes(3 * len(self._zygotes) + 1 + limits.processes)
+        # For each zygote: bubblewrap's two processes, itself and who waits for it; and the first of the program's.
+        self._group.limit_processes(4 * len(self._zygotes) + 1 + limits.processes)
         self._in_force = (limits.memory, limits.processes)
 
     def _watch(self, zygote: Zygote, order: Order) -> _Watch:
@@ -246,8 +241,9 @@ class Slot:
         try:
             for descriptor in (stdin_r, stdout_w, stderr_w):
                 os.fchmod(descriptor, 0o666)  # or another user's program could not open /dev/stdin
-            _write_all(job, order.to_bytes(self._group is not None))
-            socket.send_fds(zygote.control, [b"J"], theirs)
+            data = order.to_bytes(self._group is not None)
+            _write_all(job, data)
+            socket.send_fds(zygote.control, [order.message(len(data))], theirs)
             for descriptor in theirs:
                 os.close(descriptor)
             theirs = []
@@ -278,12 +274,13 @@ class Slot:
         number = os.WTERMSIG(ended) if ended is not None and os.WIFSIGNALED(ended) else None
         if ended != 0 and self._group is not None and self._group.killed() > killed:
             return replace(seen, status="oom", signal=number, detail=f"more than {limits.memory:,} bytes of memory")
-        # The kernel strikes by ticks, which on a busy machine is before or after what it then says was used.
-        killed_late = number == signal.SIGKILL and usage.cpu >= 0.7 * limits.cpu
-        if usage.cpu >= limits.cpu or number == signal.SIGXCPU or killed_late:
+        if usage.cpu >= limits.cpu or number == signal.SIGXCPU:
             return replace(seen, status="cpu", signal=number, detail=f"more than {limits.cpu:g} s of CPU time")
         if watch.stopped == "wall":
             return replace(seen, status="wall", detail=f"more than {limits.wall:g} s")
+        if number == signal.SIGKILL and usage.cpu >= 0.7 * limits.cpu:
+            # The kernel strikes by ticks, which on a busy machine is before or after what it then says was used.
+            return replace(seen, status="cpu", signal=number, detail=f"more than {limits.cpu:g} s of CPU time")
         if ended is None:
             raise SlotBroken("the supervisor ended without a report")
         if number is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal looks names up: in a new process 70 page faults
+import _thread
 import atexit
 import builtins
 import gc
@@ -18,47 +20,62 @@ COMPILED: dict[bytes, types.CodeType] = {}
 """Code of sources that come again and again: the drivers of tests and calls."""
 
 
+def furnish() -> None:
+    """In the warm interpreter: what every program needs and none has yet changed, for all that are forked from it."""
+    ends = os.pipe()  # what the streams of programs are: a stream asks when it is made whether it can seek
+    before = [os.dup(fd) for fd in range(3)]
+    for fd, end in enumerate((ends[0], ends[1], ends[1])):
+        os.dup2(end, fd)
+    sys.stdin = sys.__stdin__ = _stream(0, "r", "<stdin>")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _stream(1, "w", "<stdout>")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _stream(2, "w", "<stderr>")  # type: ignore[misc]
+    for fd, was in enumerate(before):
+        os.dup2(was, fd)
+    for descriptor in (*ends, *before):
+        os.close(descriptor)
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__builtins__=builtins, __cached__=None, __annotations__={})
+    sys.modules["__main__"] = main
+
+
 def prepare(
-    entry: str, source: bytes | None, argv: list[str], clock: float | None
+    entry: str, files: list[tuple[str, bytes, int]], argv: list[str], clock: float | None
 ) -> tuple[types.CodeType | None, dict[str, Any]]:
-    """Make ``sys``, the standard streams and ``__main__`` what a fresh interpreter would have.
+    """Make ``sys`` and ``__main__`` what a fresh interpreter would have.
 
     Args:
         entry: the program's file, in the current folder.
-        source: what is in it; None if it is not there.
+        files: names, contents and modes of what is there.
         argv: the program's arguments.
         clock: what its clock starts from; None is the real time.
 
     Returns:
         The program's code, and the namespace that it runs in; None if it does not compile (which was said on stderr).
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _signal.signal(signal.SIGINT, _signal.default_int_handler)
     folder = os.getcwd()  # noqa: PTH109
     sys.argv = [entry, *argv]
     sys.path.insert(0, folder)
-    sys.stdin = sys.__stdin__ = _stream(0, "r", "<stdin>")  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = _stream(1, "w", "<stdout>")  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _stream(2, "w", "<stderr>")  # type: ignore[misc]
-    main = types.ModuleType("__main__")
     path = f"{folder}/{entry}"
-    main.__dict__.update(__file__=path, __builtins__=builtins, __cached__=None, __annotations__={})
-    sys.modules["__main__"] = main
+    main = sys.modules["__main__"].__dict__
+    main["__file__"] = path
     if "numpy" in sys.modules:  # its old global generator is not reseeded by a fork; random's is
         sys.modules["numpy"].random.seed()
     if clock is not None:
         start_clock(clock)
-    if source is None:
+    sources = [content for name, content, _ in files if name == entry]
+    if not sources:
         print(f"can't open file {path!r}: [Errno 2] No such file or directory", file=sys.stderr)
         return None, {}
     try:
-        code = COMPILED.get(source) or compile(source, path, "exec", dont_inherit=True, optimize=0)
+        code = COMPILED.get(sources[0]) or compile(sources[0], path, "exec", dont_inherit=True, optimize=0)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         kind, error, _ = sys.exc_info()
         sys.excepthook(kind, error, None)  # type: ignore[arg-type]
         return None, {}
     gc.freeze()  # as far as its collector knows, the program starts with nothing
     gc.enable()
-    return code, main.__dict__
+    return code, main
 
 
 def _stream(fd: int, mode: str, name: str) -> io.TextIOWrapper:
@@ -82,7 +99,8 @@ def finish(error: BaseException | None) -> NoReturn:
         inner = trace.tb_next if trace is not None else None  # without the frame that runs the program
         sys.excepthook(type(error), error.with_traceback(inner), inner)
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        if _thread._count():  # type: ignore[attr-defined]
+            threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
     except BaseException:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]

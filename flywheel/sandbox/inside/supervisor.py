@@ -1,277 +1,222 @@
-"""The first process of a program's own namespaces: sets the scene, starts the program, and tells how it ended.
+"""Starts a program in namespaces of its own, waits for it, ends what it left behind, and tells how it ended.
 
-It alone reports exit status and resource use, over a descriptor that the program does not have. With namespaces it is
-PID 1 of a PID namespace: nothing in there can signal it, and when it ends everything in there is killed.
+All but the program's process is the zygote itself, which has neither the program nor what it writes in its memory. A
+program costs what its process touches for the first time after the fork, at some 2.5 µs per page: so whatever can be
+set before the fork, and be taken back after it, is.
+
+The first process of the program's PID namespace only waits to be killed: with it the kernel ends everything in there.
+Nothing inside can signal or trace it.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the signal module looks names up at each call
 import marshal
 import os
 import random
-import resource
-import shutil
+import select
 import signal
-import stat
+import socket
 import time
 import types
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
-from flywheel.sandbox.inside import kernel, program
-
-_CEILINGS = {
-    name.removeprefix("RLIMIT_"): (number, resource.getrlimit(number)[1])
-    for name, number in vars(resource).items()
-    if name.startswith("RLIMIT_")
-}
-_UID = 1000  # inside; which user it is outside is the executor's choice
+from flywheel.sandbox.inside import collect, kernel, program, scene
 
 
-class Run(BaseException):
-    """Carries a compiled program up to the interpreter's outermost frame."""
+@dataclass
+class _Order:
+    """What is to run, as far as the zygote may know it: descriptors, the job's size, and whether files come back."""
 
-    def __init__(self, code: types.CodeType, namespace: dict[str, Any]) -> None:
-        self.code, self.namespace = code, namespace
+    job: int
+    streams: list[int]
+    status: int
+    size: int
+    fetch: bool
+    first: int | None = None
+    begun: float = 0.0
 
 
-@dataclass(frozen=True)
 class Supervisor:
-    """Starts supervisors.
+    """Runs programs, one at a time: ``next``, a fork, then ``become`` in the child and ``attend`` in the parent."""
 
-    Attributes:
-        level: "namespaces", or "landlock" where there are none.
-        seccomp: a filter of system calls to install in each program, as BPF; empty where the zygote's is enough.
-        readable: with Landlock: what programs may read.
-        proc: whether the kernel lets programs have a /proc of their own; if not, it is empty.
-        scratch: where the work folder is made: a tmpfs of its own, or with Landlock a folder of the slot.
-    """
+    def __init__(self, where: scene.Scene, control: socket.socket) -> None:
+        """
+        Args:
+            where: how their scene is set.
+            control: the socket to the executor; any message that comes while a program runs ends it.
+        """
+        self._scene, self._control = where, control
+        self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY) if where.contained else -1
+        self._own_streams = [os.dup(fd) for fd in range(3)]
+        self._order = _Order(-1, [], -1, 0, False)
 
-    level: str
-    seccomp: bytes
-    readable: list[str]
-    scratch: str
-    proc: bool
+    def next(self) -> bool:
+        """Wait for the next program, and set its scene as far as can be done before the fork; False at the end."""
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(self._control, 100, 5, socket.MSG_CMSG_CLOEXEC)
+            if not message:
+                return False
+            if message == b"K":
+                continue  # the program has ended by itself
+            size, fetch, disk, most = (int(word) for word in message[1:].split())
+            job, *streams, status = descriptors
+            self._order = _Order(job, streams, status, size, bool(fetch))
+            try:
+                if self._scene.contained:
+                    self._scene.set_up(disk, most)
+                    self._order.first = self._first()
+            except OSError as error:
+                _tell(status, {"error": f"{type(error).__name__}: {error}"})
+                self._leave()
+                continue
+            for fd, stream in enumerate(streams):
+                os.dup2(stream, fd)
+            random.seed()
+            self._order.begun = time.monotonic()
+            return True
 
-    @property
-    def contained(self) -> bool:
-        """Whether the kernel ends a program's processes together with its supervisor."""
-        return self.level == "namespaces"
+    def become(self) -> tuple[types.CodeType, dict[str, Any]]:
+        """In the child: be the program's process, with nothing in it that is not the program's own.
 
-    def start(self, control: Any, descriptors: list[int]) -> int:
-        """Start one; returns its process id. In the program's own process this raises ``Run``."""
-        user, group = os.getuid(), os.getgid()
-        spaces = kernel.NEWUSER | kernel.NEWPID | kernel.NEWNS | kernel.NEWIPC
-        pid = kernel.clone(spaces if self.contained else 0)
-        if pid:
-            return pid
-        job, stdin, stdout, stderr, status = descriptors
-        try:
-            control.close()
-            if not self.contained:
-                kernel.die_with_parent(signal.SIGTERM)
-                os.setpgid(0, 0)
-            begun = time.monotonic()
-            # All else is done below the second fork: what this process touches is copied for nothing. Not os.fork:
-            # there is one thread, and what Python does after a fork for the sake of others takes longer than the rest.
-            child = kernel.clone(0)
-            if child == 0:
-                random.seed()
-                self._become(user, group, job, (stdin, stdout, stderr), status)
-            kernel.set_dumpable(False)
-            for descriptor in (stdin, stdout, stderr):
-                os.close(descriptor)
-            self._watch(child, begun, job, status)
-        except Run:
-            raise
-        except BaseException as error:
-            _tell(status, {"error": f"{type(error).__name__}: {error}"})
-        os._exit(0)
-
-    def _become(self, user: int, group: int, job: int, streams: tuple[int, int, int], status: int) -> NoReturn:
-        """The program's process: sets its own scene, and ends with nothing that is not the program's own."""
+        Returns:
+            What is to be run, and its namespace. Does not return for what is executed.
+        """
+        order = self._order
         try:
             os.setpgid(0, 0)  # a group of its own to signal; a session of its own would cost a scheduling group
-            for target, stream in enumerate(streams):
-                os.dup2(stream, target)
-            header = _read_job(job)
-            self._set_scene(user, group, header)
-            _write_files(header["files"])
-            if header["env"]:
-                os.environ.update(header["env"])
-            if status != 3:
-                os.dup2(status, 3)
-            os.set_inheritable(3, False)
-            os.closerange(4, 1 << 16)
-            self._confine(header)
-            if header["argv"] is not None:
-                _execute(header["argv"])
-            os.close(3)
-            source = next((text for name, text, _ in header["files"] if name == header["entry"]), None)
-            code, namespace = program.prepare(header["entry"], source, header["args"], header["clock"])
+            self._scene.enter()
+            files, entry, args, argv, environment, clock, rlimits, *_ = _job(order)
+            scene.write_files(files)
+            self._scene.confine(rlimits)
+            if environment:
+                os.environ.update(environment)
+            if argv is not None:
+                scene.execute(argv)
+            code, namespace = program.prepare(entry, files, args, clock)
         except BaseException as error:
-            _tell(status, {"error": f"{type(error).__name__}: {error}"})
+            _tell(order.status, {"error": f"{type(error).__name__}: {error}"})
             os._exit(1)
+        self._control.detach()
+        os.closerange(3, 1 << 16)
         if code is None:
             program.finish(SystemExit(1))
-        raise Run(code, namespace)
+        return code, namespace
 
-    def _set_scene(self, user: int, group: int, header: dict[str, Any]) -> None:
-        """A user, a /proc and a work folder of the program's own."""
-        home = f"{self.scratch}/work"
-        if self.contained:
-            _write_once("/proc/self/setgroups", "deny")
-            _write_once("/proc/self/uid_map", f"{_UID} {user} 1")
-            _write_once("/proc/self/gid_map", f"{_UID} {group} 1")
-            size = f"size={header['disk']},nr_inodes={header['files_most']},mode=755"
-            kernel.mount("tmpfs", self.scratch, "tmpfs", kernel.NOSUID | kernel.NODEV, size)
-            os.mkdir(f"{self.scratch}/.shm")  # noqa: PTH102
-            kernel.mount(f"{self.scratch}/.shm", "/dev/shm", flags=kernel.BIND)
-            if self.proc:
-                kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
-                _write_once("/proc/sys/user/max_user_namespaces", "0")  # in there, where programs could be root again
-            else:
-                kernel.mount("tmpfs", "/proc", "tmpfs", kernel.NOSUID | kernel.NODEV | kernel.RDONLY, "size=0")
-        else:
-            shutil.rmtree(home, ignore_errors=True)
-        if self.proc:
-            _write_once("/proc/self/oom_score_adj", "1000")
-        os.mkdir(home)  # noqa: PTH102
-        os.chdir(home)
-
-    def _confine(self, header: dict[str, Any]) -> None:
-        for name, value in header["rlimits"]:
-            number, ceiling = _CEILINGS[name]
-            value = value if ceiling == resource.RLIM_INFINITY else min(value, ceiling)
-            # A second after the signal that can be ignored comes the one that cannot.
-            last = value + 1 if name == "CPU" and ceiling in (resource.RLIM_INFINITY, value + 1) else value
-            resource.setrlimit(number, (value, last))
-        kernel.no_new_privileges()
-        kernel.drop_capabilities()
-        if not self.contained:
-            kernel.restrict_files(self.readable, [f"{self.scratch}/work", "/dev/null"])
-        if self.seccomp:
-            kernel.filter_system_calls(self.seccomp)
-
-    def _watch(self, child: int, begun: float, job: int, status: int) -> None:
-        """Wait for the program, end what it left behind, and tell."""
-        if not self.contained:
-            signal.signal(signal.SIGTERM, lambda *_: os.killpg(child, signal.SIGKILL))
-        while True:
-            pid, ended, used = os.wait4(-1, 0)
-            if pid == child:
-                break
-        wall = time.monotonic() - begun
-        files: list[tuple[str, bytes]] = []
-        if not self.contained or os.pread(job, 1, 0) == b"F":
-            _kill_rest(None if self.contained else child)  # else this process's end does it
-            header = _read_job(job)
-            os.chdir(f"{self.scratch}/work")
-            files = _fetch(header["fetch"], header["disk"])
-        if not self.contained:
-            shutil.rmtree(f"{self.scratch}/work", ignore_errors=True)
-        report = {
-            "ended": ended,
-            "cpu": used.ru_utime + used.ru_stime,
-            "memory": used.ru_maxrss * 1024,
-            "wall": wall,
-            "files": files,
-        }
-        _tell(status, report)
-
-
-def _read_job(descriptor: int) -> dict[str, Any]:
-    size = os.fstat(descriptor).st_size
-    data = os.pread(descriptor, size, 1)
-    while len(data) + 1 < size:
-        data += os.pread(descriptor, size, len(data) + 1)
-    header: dict[str, Any] = marshal.loads(data)  # from our own executor, and its own interpreter
-    return header
-
-
-def _write_files(files: list[tuple[str, bytes, int]]) -> None:
-    for name, content, mode in files:
-        if "/" in name:
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        done = os.write(descriptor, content)
-        while done < len(content):
-            done += os.write(descriptor, content[done:])
-        os.close(descriptor)
-
-
-def _write_once(path: str, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY)
-    os.write(descriptor, text.encode())
-    os.close(descriptor)
-
-
-def _execute(argv: list[str]) -> NoReturn:
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)  # Python ignores or handles them, and what is executed would inherit it
-    path = argv[0] if "/" in argv[0] else shutil.which(argv[0])
-    if path is None:
-        raise FileNotFoundError(f"{argv[0]} is not installed in the sandbox")
-    try:
-        os.execv(path, argv)
-    except OSError as error:
-        if "/" not in argv[0]:
-            raise
-        # What the compiler left is no program: the program's failure, as a shell would say it.
-        os.write(2, f"{path}: {error.strerror}\n".encode())
-        os._exit(126)
-
-
-def _kill_rest(group: int | None) -> None:
-    """End whatever the program left running, and reap it."""
-    try:
-        if group is None:
-            os.kill(-1, signal.SIGKILL)
-        else:
-            os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    while True:
+    def attend(self, child: int) -> None:
+        """In the zygote: wait for the program, and tell."""
+        order = self._order
+        self._close_streams()
         try:
-            os.wait4(-1, 0)
-        except ChildProcessError:
+            ended, used, killed = self._wait(child)
+            facts = {
+                "ended": ended,
+                "cpu": used.ru_utime + used.ru_stime,
+                "memory": used.ru_maxrss * 1024,
+                "wall": time.monotonic() - order.begun,
+                "files": [],
+            }
+            if order.first is None or (order.fetch and not killed):
+                self._collect(child, facts)
+            else:
+                _tell(order.status, facts)
+        except OSError as error:
+            _tell(order.status, {"error": f"{type(error).__name__}: {error}"})
+        self._leave()
+
+    def _first(self) -> int:
+        """The first process of a new PID namespace, in which children are started from now on."""
+        kernel.leave(kernel.NEWPID)
+        # In there, orphans that end are to be reaped: which they are at once where their parent ignores it.
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
+        try:
+            return kernel.wait_to_be_killed()
+        finally:
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+
+    def _leave(self) -> None:
+        """End all that is left of a program, and be as before it."""
+        order = self._order
+        if self._scene.contained:
+            kernel.enter(self._own_pids)
+            self._scene.take_down()
+        if order.first is not None:
+            os.kill(order.first, signal.SIGKILL)
+            os.waitpid(order.first, 0)  # returns when all of its namespace is gone
+        self._close_streams()
+        os.close(order.job)
+        os.close(order.status)
+
+    def _close_streams(self) -> None:
+        for fd, own in enumerate(self._own_streams):
+            os.dup2(own, fd)
+        while self._order.streams:
+            os.close(self._order.streams.pop())
+
+    def _wait(self, child: int) -> tuple[int, Any, bool]:
+        """Wait for a child's end, and end it when the executor says so.
+
+        Returns:
+            Its status, its resource use, and whether the executor said so.
+        """
+        killed = False
+        watch = os.pidfd_open(child)
+        poll = select.poll()
+        poll.register(watch, select.POLLIN)
+        poll.register(self._control, select.POLLIN)
+        while not any(ready == watch for ready, _ in poll.poll()):
+            killed = True
+            if not self._control.recv(1):
+                poll.unregister(self._control)  # the executor is gone; ``next`` sees it again
+            if self._order.first is not None:
+                os.kill(self._order.first, signal.SIGKILL)
+            else:
+                _kill_group(child)
+        os.close(watch)
+        _, ended, used = os.wait4(child, 0)
+        return ended, used, killed
+
+    def _collect(self, child: int, facts: dict[str, Any]) -> None:
+        """End the program's other processes, and tell with the files that it left; in a process of its own."""
+        order = self._order
+        if order.first is None:
+            _kill_group(child)
+        collector = kernel.clone(0)
+        if collector == 0:
+            try:
+                os.setpgid(0, 0)
+                if order.first is not None:
+                    collect.end_all()
+                *_, wanted, most = _job(order)
+                facts["files"] = collect.fetch(self._scene.home, wanted, most)
+                if order.first is None:
+                    os.chdir("/")
+                    scene.remove(self._scene.home)
+                _tell(order.status, facts)
+            except BaseException as error:
+                _tell(order.status, {"error": f"{type(error).__name__}: {error}"})
+            os._exit(0)
+        self._wait(collector)
+
+
+def _kill_group(child: int) -> None:
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        try:
+            os.kill(child, signal.SIGKILL)  # it has not yet made its group
+        except ProcessLookupError:
             return
 
 
-def _fetch(wanted: list[str] | None, most: int) -> list[tuple[str, bytes]]:
-    """Regular files of the work folder: those that are named, or (None) all; never through a link."""
-    if wanted is None:
-        wanted = [f"{folder}/{name}"[2:] for folder, _, names in os.walk(".") for name in names]
-    found = []
-    for name in sorted(wanted):
-        content = _read_regular(name, most)
-        if content is not None:
-            found.append((name, content))
-            most -= len(content)
-    return found
-
-
-def _read_regular(name: str, most: int) -> bytes | None:
-    """A file's content; None if it is no regular file, larger than ``most``, or not there."""
-    *folders, last = PurePosixPath(name).parts
-    at = os.open(".", os.O_DIRECTORY | os.O_PATH)
-    try:
-        for folder in folders:
-            inner = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
-            os.close(at)
-            at = inner
-        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
-    except OSError:
-        return None
-    finally:
-        os.close(at)
-    about = os.fstat(descriptor)
-    if not stat.S_ISREG(about.st_mode) or about.st_size > most:
-        os.close(descriptor)
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(most)
+def _job(order: _Order) -> tuple[Any, ...]:
+    """The job, as ``slot.Order.to_bytes`` makes it."""
+    data = os.pread(order.job, order.size, 0)
+    while len(data) < order.size:
+        data += os.pread(order.job, order.size, len(data))
+    job: tuple[Any, ...] = marshal.loads(data)  # from our own executor, and its own interpreter
+    return job
 
 
 def _tell(descriptor: int, report: dict[str, Any]) -> None:

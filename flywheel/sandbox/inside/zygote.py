@@ -1,11 +1,11 @@
 """The warm interpreter that every program of a slot is forked from.
 
-It runs inside bubblewrap and does as little as possible: it imports and warms what programs use, then, for each message
-on its control socket, clones a child into new namespaces and passes it the descriptors that came with the message. It
-never sees a program or its output, so nothing of one can be found in the memory of the next. The child
-(``supervisor.py``) is the first process of the new PID namespace; when it ends, the kernel ends all others.
+It runs inside bubblewrap and does as little as possible: it imports and warms what programs use, then starts one for
+each message on its control socket (``supervisor.py``), with the descriptors that came with the message. It never sees a
+program or its output, so nothing of one can be found in the memory of the next.
 
-Messages: ``J`` with the descriptors of job, stdin, stdout, stderr and status: run; ``K``: kill what runs.
+Messages: ``J`` with the descriptors of job, stdin, stdout, stderr and status: run (then whether files come back, bytes
+of the work folder, and how many files); ``K``: kill what runs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import socket
 import sys
 from dataclasses import dataclass
 
-from flywheel.sandbox.inside import kernel, program, supervisor
+from flywheel.sandbox.inside import kernel, program, scene, supervisor
 
 CONTROL = 3
 """The control socket's descriptor."""
 _PRELOAD = """
 abc array ast bisect collections collections.abc contextlib copy dataclasses datetime decimal enum fractions functools
-hashlib heapq inspect io itertools json linecache math operator os random re resource shutil signal site statistics
+hashlib heapq inspect io itertools json linecache math operator os random re resource select signal site statistics
 string struct sys threading time traceback types typing
 """
 """What most programs import. What few do would cost all of them: a fork's price is what the interpreter has loaded."""
@@ -62,20 +62,28 @@ class Settings:
     proc: bool
 
 
-def main(text: str) -> None:
-    """Get ready, say so, and serve until the executor closes the socket."""
+def main(text: str) -> supervisor.Supervisor:
+    """Get ready, and say so."""
     settings = Settings(**json.loads(text))
     control = socket.socket(fileno=CONTROL)
     control.set_inheritable(False)
+    where = scene.Scene(
+        contained=settings.level == "namespaces",
+        seccomp=bytes.fromhex(settings.seccomp_late),
+        readable=settings.readable,
+        scratch=settings.scratch,
+        proc=settings.proc,
+    )
     try:
         _settle(settings)
+        where.prepare()
         _warm(settings)
+        supervise = supervisor.Supervisor(where, control)
     except Exception as error:
         control.send(f"E{type(error).__name__}: {error}".encode()[:4000])
         sys.exit(1)
     control.send(b"R")
-    late = bytes.fromhex(settings.seccomp_late)
-    _serve(control, supervisor.Supervisor(settings.level, late, settings.readable, settings.scratch, settings.proc))
+    return supervise
 
 
 def _settle(settings: Settings) -> None:
@@ -88,7 +96,6 @@ def _settle(settings: Settings) -> None:
         os.setresuid(settings.uid, settings.uid, settings.uid)
     if settings.level == "landlock":
         kernel.drop_capabilities()
-    kernel.set_dumpable(True)  # a change of user clears it, and then the children could not write their uid maps
     os.closerange(CONTROL + 1, 1 << 16)
     os.umask(0o022)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # or the first process of a PID namespace would not be immune to it
@@ -110,39 +117,31 @@ def _warm(settings: Settings) -> None:
         program.COMPILED[source] = compile(source, driver, "exec", dont_inherit=True, optimize=0)
     for _ in range(3):
         exec(compile(_WARM_UP, "warm-up", "exec"), {"__name__": "warm-up"})
+    kernel.no_new_privileges()
     if settings.seccomp:
-        kernel.no_new_privileges()
         kernel.filter_system_calls(bytes.fromhex(settings.seccomp))
+    program.furnish()
     gc.collect()
     gc.disable()  # until a program begins
     gc.freeze()  # a collection in a child would otherwise touch, and so copy, every page
 
 
-def _serve(control: socket.socket, supervise: supervisor.Supervisor) -> None:
-    current = 0
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 1, 5)
-        if not message or message == b"K":
-            if current:
-                os.kill(current, signal.SIGKILL if supervise.contained else signal.SIGTERM)
-            if not message:
-                return
-            continue
-        if current:  # it has ended, or is about to; only then is the last of its processes gone
-            os.waitpid(current, 0)
-        current = supervise.start(control, descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
 def _run(settings: str) -> None:
-    """``main``, below which the processes of programs come up again to run their code with nothing above it."""
-    error: BaseException | None = None
-    try:
-        main(settings)
+    """Serve until the executor closes the socket; the processes of programs leave to run their code at the end.
+
+    Above a program's code there is then nothing but this frame.
+    """
+    supervise = main(settings)
+    while supervise.next():
+        child = kernel.clone(0)
+        if child == 0:
+            code, namespace = supervise.become()
+            break
+        supervise.attend(child)
+    else:
         return
-    except supervisor.Run as run:
-        code, namespace = run.code, run.namespace
+    del supervise, settings, child
+    error: BaseException | None = None
     try:
         exec(code, namespace)
     except BaseException as raised:
