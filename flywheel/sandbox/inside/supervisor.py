@@ -50,6 +50,8 @@ class Supervisor:
         self._scene, self._control = where, control
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY) if where.contained else -1
         self._own_streams = [os.dup(fd) for fd in range(3)]
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
         self._order = _Order(-1, [], -1, 0, False)
 
     def next(self) -> bool:
@@ -107,7 +109,6 @@ class Supervisor:
     def attend(self, child: int) -> None:
         """In the zygote: wait for the program, and tell."""
         order = self._order
-        self._close_streams()
         try:
             ended, used, killed = self._wait(child)
             facts = {
@@ -144,15 +145,10 @@ class Supervisor:
         if order.first is not None:
             os.kill(order.first, signal.SIGKILL)
             os.waitpid(order.first, 0)  # returns when all of its namespace is gone
-        self._close_streams()
-        os.close(order.job)
-        os.close(order.status)
-
-    def _close_streams(self) -> None:
         for fd, own in enumerate(self._own_streams):
             os.dup2(own, fd)
-        while self._order.streams:
-            os.close(self._order.streams.pop())
+        for descriptor in (order.job, *order.streams, order.status):
+            os.close(descriptor)
 
     def _wait(self, child: int) -> tuple[int, Any, bool]:
         """Wait for a child's end, and end it when the executor says so.
@@ -162,17 +158,16 @@ class Supervisor:
         """
         killed = False
         watch = os.pidfd_open(child)
-        poll = select.poll()
-        poll.register(watch, select.POLLIN)
-        poll.register(self._control, select.POLLIN)
-        while not any(ready == watch for ready, _ in poll.poll()):
+        self._poll.register(watch, select.POLLIN)
+        while (watch, select.POLLIN) not in self._poll.poll():
             killed = True
             if not self._control.recv(1):
-                poll.unregister(self._control)  # the executor is gone; ``next`` sees it again
+                self._poll.unregister(self._control)  # the executor is gone; ``next`` sees it again
             if self._order.first is not None:
                 os.kill(self._order.first, signal.SIGKILL)
             else:
                 _kill_group(child)
+        self._poll.unregister(watch)
         os.close(watch)
         _, ended, used = os.wait4(child, 0)
         return ended, used, killed
