@@ -75,7 +75,7 @@ class Group:
 
     def killed(self) -> int:
         """How many processes were killed for lack of memory, ever."""
-        descriptor = os.open(self._events, os.O_RDONLY)  # asked for each program: a file object costs three times as much
+        descriptor = os.open(self._events, os.O_RDONLY)  # for each program: a file object costs thrice as much
         try:
             lines = os.read(descriptor, 4096).splitlines()
         finally:
