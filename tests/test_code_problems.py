@@ -558,6 +558,13 @@ def test_mutants_differ_in_one_place() -> None:
     assert any("x < 2 or x" in text for text in found)
 
 
+def test_a_letter_of_a_text_may_be_what_is_wrong() -> None:
+    program = "def f(s):\n    'Doc.'\n    return s in 'aeiou' or f'{s}!' == ''\n"
+    found = "".join(mutants(program))
+    assert all(part in found for part in ("'aeio'", "f'{s}'", "== ' '"))
+    assert "'Doc'" not in found
+
+
 def test_tests_are_the_assertions_that_call_the_function() -> None:
     text = (
         "```python\n# Tests\nassert f(1) == 2, 'one'\nassert f(1) == 2\nassert True\nprint(f(2))\nassert g(f(3))\n```"
