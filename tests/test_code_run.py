@@ -259,6 +259,9 @@ def test_both_trainings_get_what_the_recipe_says(run: Path) -> None:
     kept = read_rows(run / "rounds/001/curated/sft.parquet")
     assert {row["kind"] for row in kept} >= {"answer", "revision", "translation"}
     assert all(passed[row["sample_id"]] for row in kept)
+    learned = {message["content"] for row in kept for message in row["completion"] if message["role"] == "assistant"}
+    wrong = {row["messages"][-1]["content"] for id_, row in samples.items() if passed[id_] is False}
+    assert learned.isdisjoint(wrong)
     pairs = read_rows(run / "rounds/001/curated/pairs.parquet")
     kinds = Counter((samples[pair["chosen_id"]]["kind"], samples[pair["rejected_id"]]["kind"]) for pair in pairs)
     assert kinds["answer", "answer"] > 0 and kinds["revision", "answer"] > 0
