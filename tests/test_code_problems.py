@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flywheel.errors import DataError, FlywheelError, TaskError
-from flywheel.recipe import load_recipe
+from flywheel.recipe_file import load_recipe
 from flywheel.tasks import load_task
 from flywheel.tasks.code import Code
 from flywheel.tasks.code.asserts import as_cases, called, check_cases
