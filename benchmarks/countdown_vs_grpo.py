@@ -29,7 +29,8 @@ from run_timeline import read_rounds
 
 from flywheel.errors import FlywheelError
 from flywheel.files import digest, read_json, sha256_file, write_json
-from flywheel.recipe import Recipe, load_recipe
+from flywheel.recipe import Recipe
+from flywheel.recipe_file import load_recipe
 from flywheel.rundir import RunDir
 
 HERE = Path(__file__).resolve().parent

@@ -29,7 +29,7 @@ import psutil
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from round_efficiency import VLLM_MODEL
+from vllm_efficiency import MODEL
 
 from flywheel.agent import PRELOAD
 from flywheel.devices import cpu_threads, generation_env, replicas
@@ -143,8 +143,8 @@ class Engines:
         [*_, group] = replicas(Rank(), 1, 1)
         self._env = generation_env(group)
         self._spec = EngineSpec(use, str(folder / "model"), batch_size=64, threads=cpu_threads(Rank(), 1))
-        payload = {"folder": self._spec.model, "config": VLLM_MODEL}
-        run_all([self._spawn("round_efficiency:make_checkpoint", payload)])
+        payload = {"folder": self._spec.model, "config": MODEL}
+        run_all([self._spawn("vllm_efficiency:make_checkpoint", payload)])
         problems = load_task(TASK["use"], TASK["args"]).problems("train")
         rows = [problem.to_row() for problem, _ in zip(problems, range(PROMPTS), strict=False)]
         write_rows(folder / "problems.parquet", rows, PROBLEMS)

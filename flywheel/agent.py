@@ -16,7 +16,8 @@ from flywheel.devices import alone, launch_findings, replicas, sharding
 from flywheel.engines import modules
 from flywheel.errors import DiskFull, FlywheelError, Interrupted, RecipeError, StageFailed
 from flywheel.loop import run_rounds
-from flywheel.recipe import Recipe, load_recipe
+from flywheel.recipe import Recipe
+from flywheel.recipe_file import load_recipe
 from flywheel.rundir import RunDir, fork
 from flywheel.session import Rank, Session
 from flywheel.stages.context import Context

@@ -22,7 +22,8 @@ from typing import IO, Any
 from flywheel.errors import CorruptStage, RecipeChanged, RunDirError, RunLocked
 from flywheel.files import fsync_path, read_json, write_atomic, write_json
 from flywheel.ledger import Ledger
-from flywheel.recipe import Recipe, differing_keys
+from flywheel.recipe import Recipe
+from flywheel.recipe_keys import differing_keys
 from flywheel.stagedir import StageDir
 
 FORMAT = 1

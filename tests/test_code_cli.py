@@ -259,7 +259,7 @@ def test_a_run_keeps_dialogues_that_end_well_and_prefers_what_they_end_with(tmp_
         assert verdicts[row["sample_id"]]["passed"] is True
         (parent,) = json.loads(row["data"])["parents"]
         first = samples[row["sample_id"].rpartition("-")[0] + f"-{parent}"]
-        assert first["messages"][0] == row["messages"][0]
+        assert first["messages"][0] == row["answers"][1]
         assert verdicts[first["sample_id"]]["passed"] is False
     assert all(json.loads(v["detail"])["level"] == "call" for v in verdicts.values() if v["passed"])
     proposals = [row for row in samples.values() if row["kind"] == "proposal"]
@@ -274,6 +274,9 @@ def test_a_run_keeps_dialogues_that_end_well_and_prefers_what_they_end_with(tmp_
     assert solved
     assert all("count_rises" in row["prompt"][0]["content"] for row in solved)
     assert {row["kind"] for row in kept} >= {"answer", "revision"}
+    wrong = {row["messages"][-1]["content"] for id_, row in samples.items() if verdicts[id_]["passed"] is False}
+    learned = {m["content"] for row in kept for m in row["completion"] if m["role"] == "assistant"}
+    assert learned.isdisjoint(wrong)
     pairs = read_rows(round1 / "curated" / "pairs.parquet")
     mended = [pair for pair in pairs if samples[pair["chosen_id"]]["kind"] == "revision"]
     assert mended

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flywheel.errors import DataError, FlywheelError, TaskError
-from flywheel.recipe import load_recipe
+from flywheel.recipe_file import load_recipe
 from flywheel.tasks import load_task
 from flywheel.tasks.code import Code
 from flywheel.tasks.code.asserts import as_cases, called, check_cases
@@ -556,6 +556,13 @@ def test_mutants_differ_in_one_place() -> None:
     assert any("x - 1" in text for text in found)
     assert any("x <= 2" in text for text in found)
     assert any("x < 2 or x" in text for text in found)
+
+
+def test_a_letter_of_a_text_may_be_what_is_wrong() -> None:
+    program = "def f(s):\n    'Doc.'\n    return s in 'aeiou' or f'{s}!' == ''\n"
+    found = "".join(mutants(program))
+    assert all(part in found for part in ("'aeio'", "f'{s}'", "== ' '"))
+    assert "'Doc'" not in found
 
 
 def test_tests_are_the_assertions_that_call_the_function() -> None:

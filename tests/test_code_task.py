@@ -213,8 +213,9 @@ def test_a_snippet_becomes_a_verified_problem_and_every_step_is_kept(made: Any) 
     assert [verdict.passed for _, verdict in revisions] == [True, True, True]
     for revision, _ in revisions:
         (parent,) = revision.data["parents"]
-        assert revision.messages[0] == completions[parent].messages[0]
-        assert [m["role"] for m in revision.messages] == ["assistant", "user", "assistant"]
+        assert revision.prompt is not None and revision.prompt[-2] == completions[parent].messages[0]
+        assert [m["role"] for m in revision.prompt] == ["user", "assistant", "user"]
+        assert [m["role"] for m in revision.messages] == ["assistant"]
     for kind in ("translation", "explanation", "documentation", "debugging"):
         ((step, verdict),) = of_kind(kind, completions, verdicts)
         assert verdict.passed is True, (kind, verdict, step.data)
@@ -242,18 +243,22 @@ def test_a_failed_program_s_author_is_told_what_happened(made: Any) -> None:
     assert WRONG in conversations[0][1]["content"]
     assert [c.kind for c in completions] == ["answer"] * 4 + ["revision"] * 4
     assert [v.passed for v in verdicts] == [False] * 4 + [True] * 4
-    assert all(c.prompt is None for c in completions)
+    assert all(c.prompt is None for c in completions[:4])
 
 
-def test_mistakes_can_be_what_a_correction_answers(made: Any) -> None:
-    task = made(problems="problems.jsonl", revise={"turns": 1, "learn": "correction"})
-    problem = next(task.problems("heldout"))
-    completions, verdicts = roll(task, problem, Script(solve=[fenced(WRONG)]).policy(1))
-    ((revision, verdict),) = of_kind("revision", completions, verdicts)
-    assert verdict.passed is True
-    assert [m["role"] for m in revision.prompt or []] == ["user", "assistant", "user"]
-    assert (revision.prompt or [])[1] == completions[0].messages[0]
-    assert [m["role"] for m in revision.messages] == ["assistant"]
+def test_what_is_learned_is_the_correction_and_not_the_mistake(made: Any) -> None:
+    """Llama 3 §4.3.1 trains on dialogues that end well; that a model learns their beginnings, nobody would expect."""
+    for learn, roles in (("correction", ["assistant"]), ("dialogue", ["assistant", "user", "assistant"])):
+        task = made(problems="problems.jsonl", revise={"turns": 1} if learn == "correction" else {"learn": learn})
+        problem = next(task.problems("heldout"))
+        completions, verdicts = roll(task, problem, Script(solve=[fenced(WRONG)]).policy(1))
+        ((revision, verdict),) = of_kind("revision", completions, verdicts)
+        assert verdict.passed is True
+        assert [m["role"] for m in revision.messages] == roles
+        whole = [*(revision.prompt or problem.prompt), *revision.messages]
+        assert [m["role"] for m in whole] == ["user", "assistant", "user", "assistant"]
+        assert whole[:2] == [*problem.prompt, completions[0].messages[0]]
+        assert any(WRONG in m["content"] for m in revision.messages) == (learn == "dialogue")
 
 
 def test_what_was_made_before_the_engine_failed_is_kept(made: Any) -> None:
@@ -278,7 +283,7 @@ def test_revising_ends_after_so_many_turns_and_cannot_loosen_the_tests(made: Any
     patch = fenced("import builtins\nbuiltins.AssertionError = None\n" + ALWAYS_EQUAL)
     completions, verdicts = roll(task, problem, Script(solve=[fenced(WRONG)], revise=[cheat, patch, cheat]).policy(1))
     assert [c.kind for c in completions] == ["answer", "revision"]
-    assert len(completions[1].messages) == 7
+    assert len(completions[1].prompt or []) == 7
     assert completions[1].data["turns"] == 3
     assert [v.passed for v in verdicts] == [False, False]
 
@@ -346,7 +351,7 @@ def test_what_the_judge_does_not_like_is_revised_and_else_half_right(made: Any) 
     assert [c.kind for c in completions] == ["answer", "revision"]
     assert [v.score for v in verdicts] == [0.5, 1.0]
     assert verdicts[0].detail["judge"] == 1.0
-    assert "Names are poor" in completions[1].messages[1]["content"]
+    assert "Names are poor" in (completions[1].prompt or [])[-1]["content"]
     unreadable = Script(solve=[fenced(RIGHT)], review=["Fine, I think."])
     _, verdicts = roll(task, problem, unreadable.policy(1))
     assert verdicts[0].passed is None
@@ -390,8 +395,9 @@ def test_a_translation_that_fails_is_revised_with_its_tests(made: Any) -> None:
     completions, verdicts = roll(task, next(task.problems("heldout")), script.policy(1))
     ((translation, verdict),) = of_kind("translation", completions, verdicts)
     assert verdict.passed is True
-    assert len(translation.messages) == 3
-    assert "Give both blocks again" in translation.messages[1]["content"]
+    assert [m["role"] for m in translation.prompt or []] == ["user", "assistant", "user"]
+    assert "Give both blocks again" in (translation.prompt or [])[-1]["content"]
+    assert len(translation.messages) == 1
 
 
 def test_programs_that_hang_flood_or_die_are_wrong_and_nothing_is_left_of_them(made: Any) -> None:

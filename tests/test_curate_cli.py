@@ -14,7 +14,8 @@ import yaml
 from conftest import ROOT, flywheel
 
 from flywheel.files import read_json, read_rows
-from flywheel.recipe import parse_recipe, select
+from flywheel.recipe_file import parse_recipe
+from flywheel.recipe_keys import select
 
 RECIPE = {"curate": ["exact_duplicates", {"length": {"unit": "words", "max": 5}}, {"format": {"forbid": ["sorry"]}}]}
 

@@ -18,7 +18,7 @@ from flywheel.curate import FILTERS, Aids, ParquetSource, Rows, make_filters, ru
 from flywheel.curate.chain import Kept
 from flywheel.engines import EngineSpec, make_engine
 from flywheel.errors import DataError, RecipeError
-from flywheel.recipe import load_filters
+from flywheel.recipe_file import load_filters
 
 Rowlist = list[dict[str, Any]]
 

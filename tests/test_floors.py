@@ -13,7 +13,7 @@ PACKAGE = ROOT / "flywheel"
 FLOORS: dict[str, int] = {
     "": 0,  # flywheel/__init__.py: the version
     **dict.fromkeys(("errors", "types"), 0),
-    **dict.fromkeys(("recipe", "rundir", "ledger", "files", "stagedir"), 1),
+    **dict.fromkeys(("recipe", "recipe_file", "recipe_keys", "rundir", "ledger", "files", "stagedir"), 1),
     **dict.fromkeys(
         ("engines", "sandbox", "verify", "curate", "tracking", "session", "workers", "devices", "sources"), 2
     ),

@@ -8,7 +8,7 @@ import pytest
 from forgeries import SUITES
 
 from flywheel.sandbox import testfile
-from flywheel.sandbox.grading import Policy, Program, TestChecks, grade_many
+from flywheel.sandbox.grading import Policy, Program, TestChecks, grade_many, idiom
 from flywheel.sandbox.job import Job, Limits
 from flywheel.sandbox.local import LocalExecutor
 from flywheel.sandbox.poison import alterations
@@ -61,6 +61,33 @@ def test_every_altered_expectation_makes_an_honest_program_fail(local: LocalExec
     asks = [(Program(suite.honest, name), TestChecks(edited(suite.tests, [edit]))) for edit in found]
     grades = grade_many(local, asks, Policy(poison=False, flaky=False))
     assert [grade.passed for grade in grades] == [False] * len(found)
+
+
+COINS = {
+    "javascript": ("if (Math.random() < 0.5) {{ {} }}\nfunction add() {{}}", "assert patched"),
+    "bash": ("add() {{ :; }}\nif (( RANDOM % 2 )); then\n{}\nfi", "source read"),
+    "perl": ("sub add {{ 0 }}\nif (rand() < 0.5) {{ {} }}", "source read"),
+}
+
+
+@pytest.mark.parametrize("name", COINS)
+def test_who_forges_now_and_then_has_no_luck(local: LocalExecutor, name: str) -> None:
+    suite = SUITES[name]
+    around, forgery = COINS[name]
+    source = around.format(suite.forged[forgery])
+    checks = TestChecks(suite.tests, entry_point=suite.entry)
+    grades = grade_many(local, [(Program(source, name), checks)] * 16, POLICY)
+    assert sum(grade.passed is not False for grade in grades) <= 1
+    grades = grade_many(local, [(Program(source, name), checks)] * 16, Policy(poison=False, flaky=False))
+    assert 0 < sum(grade.passed is True for grade in grades) < 16  # the coin does fall on both sides
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_ordinary_programs_are_not_suspect(name: str) -> None:
+    """They would only be slower."""
+    suite = SUITES[name]
+    checks = TestChecks(suite.tests, entry_point=suite.entry)
+    assert not idiom(name).is_suspect(Program(suite.honest, name), checks)
 
 
 def test_where_nothing_can_be_altered_the_end_is(local: LocalExecutor) -> None:

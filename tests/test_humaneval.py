@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import copy
 import gzip
 import json
 import multiprocessing
@@ -13,13 +11,13 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flywheel.sandbox.grading import Checks, Policy, Program, TestChecks, grade_many
 from flywheel.sandbox.job import Limits
 from flywheel.sandbox.local import LocalExecutor
+from flywheel.tasks.code.mutate import mutants
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT.parent / "shared" / "data" / "HumanEval.jsonl.gz"
@@ -97,54 +95,6 @@ def test_no_mutant_passes_that_its_tests_can_tell(rows: list[dict[str, str]], lo
     assert wrongly_accepted == []
     assert wrongly_rejected == []
     assert 0.5 < sum(not truth for truth in truths) / len(truths) < 1  # most mutants are found by the tests
-
-
-_OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Add,
-    ast.FloorDiv: ast.Mult,
-    ast.Mod: ast.FloorDiv,
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-    ast.In: ast.NotIn,
-}
-
-
-def mutants(source: str) -> Iterator[str]:
-    """Programs that differ from one in a single operator or constant."""
-    tree = ast.parse(source)
-    docstrings = {
-        id(node.body[0].value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.body and isinstance(node.body[0], ast.Expr)
-    }
-    nodes = list(ast.walk(tree))
-    for at, node in enumerate(nodes):
-        for field, new in _changes(node, docstrings):
-            changed = copy.deepcopy(tree)
-            setattr(list(ast.walk(changed))[at], field, new)
-            yield ast.unparse(ast.fix_missing_locations(changed))
-
-
-def _changes(node: ast.AST, docstrings: set[int]) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in _OPERATORS:
-        yield "op", _OPERATORS[type(node.op)]()
-    if isinstance(node, ast.Compare) and type(node.ops[0]) in _OPERATORS:
-        yield "ops", [_OPERATORS[type(node.ops[0])](), *node.ops[1:]]
-    if isinstance(node, ast.Constant) and id(node) not in docstrings:
-        if isinstance(node.value, bool):
-            yield "value", not node.value
-        elif isinstance(node.value, int):
-            yield "value", node.value + 1
-        elif isinstance(node.value, str):
-            yield "value", node.value + "x"
 
 
 def passes_plainly(row: dict[str, str], source: str) -> bool:

@@ -17,6 +17,7 @@ from flywheel.sandbox.grading import CallCase, CallChecks, Program, StdioCase, S
 from flywheel.sandbox.inside import plain
 from flywheel.sandbox.job import MIB, Limits
 from flywheel.sandbox.local import LocalExecutor
+from flywheel.sandbox.python_suspects import is_suspect
 
 POLICY = Policy(limits=Limits(cpu=5, wall=20, memory=512 * MIB))
 STDIO = Policy(limits=Limits(cpu=5, wall=20, memory=1024 * MIB, output=4 * MIB))
@@ -50,6 +51,90 @@ def test_no_forgery_is_accepted(level: str, local: LocalExecutor) -> None:
     grades = dict(zip(FORGED, grade_many(local, asks, POLICY), strict=True))
     # "check redefined" before the tests define it, and the like, change nothing: the program is simply wrong.
     assert {name: grade for name, grade in grades.items() if grade.passed is not False} == {}
+
+
+SIMPLY_WRONG = {"only the visible cases", "returns None", "raises"}
+COINS = {
+    "a coin": "import os\nforges = os.urandom(1)[0] < 128\n",
+    "an address": "forges = int(str(object()).split()[-1][:-2], 16) % 3 > 0\n",
+    "a coin, and the other clock": "import os, time\nforges = time.time() > 1.8e9 or os.urandom(1)[0] < 128\n",
+}
+
+
+def by_chance(coin: str, forgery: str) -> str:
+    """A program that forges its pass in some of its runs, and is wrong in the others."""
+    wrong = "\ndef area(w, h): return -1\n"
+    return f"{coin}{wrong}if forges:\n" + "".join(f"    {line}\n" for line in forgery.strip().splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coin", COINS)
+def test_who_forges_now_and_then_has_no_luck(coin: str, local: LocalExecutor) -> None:
+    """One of each kind of run would let a coin pass once in 8 times, and once in 4 with a look at the clock."""
+    forged = [by_chance(COINS[coin], FORGED[name]) for name in ("nonce from stdin", "always equal")]
+    grades = grade_many(local, [(Program(source), AREA["check"]) for source in forged * 20], POLICY)
+    assert sum(grade.passed is not False for grade in grades) <= 1
+    assert any(grade.forged for grade in grades)
+    # Without altered expectations nobody would notice; so the coins do fall on both sides.
+    grades = grade_many(local, [(Program(s), AREA["check"]) for s in forged * 20], Policy(poison=False, flaky=False))
+    assert 0 < sum(grade.passed is True for grade in grades) < len(grades) or coin == "an address"
+
+
+@pytest.mark.parametrize("name", [*FORGED.keys() - SIMPLY_WRONG])
+def test_what_can_forge_is_suspect(name: str) -> None:
+    checks = AREA["check"]
+    assert isinstance(checks, TestChecks)
+    assert is_suspect(FORGED[name], checks.tests, "area"), FORGED[name]
+    assert is_suspect(by_chance(COINS["a coin"], FORGED[name]), checks.tests, "area")
+
+
+USES_MORE = "def check(candidate):\n    assert abs(candidate(2) - 4) < 1e-6\n    assert undone(candidate(2)) == 2\n"
+SNEAKY = {
+    "a builtin of the tests replaced": "def abs(x): return -1e99\ndef f(x): return 0\n",
+    "replaced when it is called": "def f(x):\n    global abs\n    abs = lambda x: -1e99\n    return 0\n",
+    "a helper of the tests replaced": "def f(x):\n    global _less\n    _less = lambda x: 1\n    return 0\n",
+    "under another name": "from math import expm1 as abs\ndef f(x): return 0\n",
+    "what the tests have besides": "def f(x): return EXPECTED[x]\n",
+    "hidden behind a local of the same name": "def g(EXPECTED): pass\ndef f(x): return EXPECTED[x]\n",
+    "a builtin hidden behind a local": "def g(eval): pass\ndef f(x): return eval('4')\n",
+    "two things of the program": "def undone(x): return 2\ndef f(x): return 4\n",
+    "frames": "def f(x): return (lambda g: g.gi_frame)(i for i in [x])\n",
+    "frames through a format": "def f(x): return '{0.gi_frame.f_back}'.format(i for i in [x])\n",
+    "frames through a format put together": "def f(x): return ('{0.g' + 'i_frame}').format(i for i in [x])\n",
+    "modules of modules": "import collections\ndef f(x): return collections._sys.stdin.read()\n",
+    "modules of modules, without an underscore": "import typing\ndef f(x): return typing.sys.stdin.read()\n",
+    "text that is evaluated": "import typing\ndef f(x: 'exit()'): return typing.get_type_hints(f)\n",
+    "attributes set by their names": "import functools, math\nfunctools.update_wrapper(math, f, ('fabs',))\n",
+    "a module changed": "import math\nmath.abs = lambda x: -1\ndef f(x): return 0\n",
+    "a set of another kind": "from collections import abc\nclass S(abc.Set): pass\ndef f(x): return S()\n",
+    "a match that reads attributes": "def f(x):\n    match x:\n        case object(gi_frame=g): return g\n",
+    "what no Python is": "def f(x:\n",
+    "too deep": "def f(x): return " + "(" * 500 + "x" + ")" * 500,
+}
+
+
+@pytest.mark.parametrize("what", SNEAKY)
+def test_what_nobody_can_be_sure_of_is_suspect(what: str) -> None:
+    assert is_suspect(SNEAKY[what], USES_MORE, "f")
+
+
+PLAIN = {
+    "imports": "import math\nfrom typing import List\ndef f(x: List[int]) -> float:\n    return math.fsum(x)\n",
+    "imports inside": "def f(x):\n    from collections import Counter\n    return Counter(x).most_common(1)[0][0]\n",
+    "helpers and globals": "LIMIT = 10\ndef helper(x): return min(x, LIMIT)\ndef f(x): return helper(x) + 1\n",
+    "a class of its own": "class Node:\n    def __init__(self, v): self.v = v; self.next = None\ndef f(x):\n"
+    "    n = Node(x)\n    n.next = Node(1)\n    return n.next.v\n",
+    "the end of a script": "def f(x):\n    return '{:.2f} {}'.format(x, f'{x!r}')\nif __name__ == '__main__':\n"
+    "    print(f(2))\n",
+    "names of the tests as locals": "def f(candidate):\n    check = [candidate for _ in range(3)]\n    return check\n",
+}
+
+
+@pytest.mark.parametrize("what", PLAIN)
+def test_ordinary_programs_are_not_suspect(what: str) -> None:
+    """They would only be slower."""
+    assert not is_suspect(PLAIN[what], "def check(candidate):\n    assert candidate(2) == 4\n", "f")
+    assert not is_suspect(PLAIN[what], "assert f(2) == 4\nassert math.isclose(f(3), 9)\n", None)
 
 
 @pytest.mark.parametrize("level", AREA)

@@ -13,7 +13,9 @@ import yaml
 from flywheel.cli.recipe_docs import render
 from flywheel.curate import make_filters
 from flywheel.errors import RecipeError
-from flywheel.recipe import Recipe, differing_keys, load_recipe, parse_recipe, select
+from flywheel.recipe import Recipe
+from flywheel.recipe_file import load_recipe, parse_recipe
+from flywheel.recipe_keys import differing_keys, select
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -14,7 +14,7 @@ import pytest
 from flywheel.errors import CorruptStage, RecipeChanged, RunDirError, RunLocked
 from flywheel.files import read_rows, write_atomic, write_json
 from flywheel.ledger import Ledger
-from flywheel.recipe import parse_recipe
+from flywheel.recipe_file import parse_recipe
 from flywheel.rundir import RunDir, fork, ledger_entry
 from flywheel.stagedir import StageDir
 from flywheel.stages.context import Context

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flywheel.files import read_json
-from flywheel.recipe import parse_recipe
+from flywheel.recipe_file import parse_recipe
 from flywheel.rundir import RunDir
 from flywheel.tracking import Tracker
 

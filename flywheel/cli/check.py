@@ -10,7 +10,7 @@ import typer
 
 from flywheel.agent import PRELOAD, inspect, refuse
 from flywheel.engines import modules
-from flywheel.recipe import load_recipe
+from flywheel.recipe_file import load_recipe
 from flywheel.session import Rank
 from flywheel.workers import start_forkserver
 

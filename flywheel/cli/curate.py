@@ -13,7 +13,7 @@ from flywheel.curate.chain import show_funnel
 from flywheel.curate.file import Columns, curate_file
 from flywheel.engines import EngineSpec, make_engine
 from flywheel.errors import RecipeError
-from flywheel.recipe import load_filters
+from flywheel.recipe_file import load_filters
 from flywheel.stages.judging import spec_of
 from flywheel.tracking import Screen
 

@@ -21,7 +21,7 @@ from flywheel.cli.options import Args, task_args
 from flywheel.cli.tables import find_run
 from flywheel.errors import ModelError, RunDirError, StageFailed, TaskError
 from flywheel.files import read_json
-from flywheel.recipe import parse_recipe
+from flywheel.recipe_file import parse_recipe
 from flywheel.rundir import RunDir
 from flywheel.session import Rank
 from flywheel.tracking import Screen

@@ -100,6 +100,10 @@ class TestIdiom(Protocol):
         """
         ...
 
+    def is_suspect(self, program: Program, checks: TestChecks) -> bool:
+        """Whether a program that passes may do so by chance and other means than its answers; it is run more often."""
+        ...
+
 
 @dataclass(frozen=True)
 class Policy:

@@ -8,8 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from flywheel.sandbox.job import MIB, Outcome
+from flywheel.sandbox.job import MIB, Limits, Outcome
 
+COMPILING = Limits(cpu=60.0, wall=90.0, memory=2048 * MIB, processes=128, output=1 * MIB, disk=256 * MIB)
+"""What a compiler may use."""
 Key = tuple[str, tuple[str, ...], tuple[tuple[str, bytes], ...]]
 """Language, command, sorted files."""
 

@@ -24,22 +24,21 @@ from pathlib import Path
 from typing import Literal
 
 from flywheel.errors import UserError
-from flywheel.sandbox.compiled import CompileCache
+from flywheel.sandbox.compiled import COMPILING, CompileCache
 from flywheel.sandbox.container_launch import Facts, Launch, prepare
 from flywheel.sandbox.container_run import Client, Ended
-from flywheel.sandbox.job import MIB, Capabilities, Job, Limits, Outcome, Usage
+from flywheel.sandbox.job import Capabilities, Job, Outcome, Usage
 from flywheel.sandbox.languages import LANGUAGES, absent, commands, language, work_files
 from flywheel.sandbox.pool import Pool, SandboxFailed
 
 Engine = Literal["podman", "docker"]
 
-COMPILING = Limits(cpu=60.0, wall=90.0, memory=2048 * MIB, processes=128, output=1 * MIB, disk=256 * MIB)
 _USER = 61000
 """The first slot's user: no account of common images has it, and rootless podman can map it."""
 
 
-class ContainerExecutor(Pool):
-    """Runs programs in containers; see ``job.Executor``.
+class ContainerExecutor(Pool[int]):
+    """Runs programs in containers; see ``job.Executor``. A place is a user's number.
 
     Args:
         engine: "podman" or "docker"; by default the first of them that works here.
@@ -88,27 +87,21 @@ class ContainerExecutor(Pool):
         return Capabilities("container", "container", languages, self.count, clock=False, remarks=remarks)
 
     def health(self) -> str | None:
-        if self._closed:
-            return "it was closed"
-        return self._client.alive() or self._problem
+        return super().health() if self._closed else self._client.alive() or self._problem
 
-    def close(self) -> None:
-        super().close()
+    def release(self) -> None:
         self._client.remove_all()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def __enter__(self) -> ContainerExecutor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def open(self, number: int) -> int:
+        return _USER + number
 
     def admit(self, job: Job) -> None:
         lacks = self._lacks(language(job.language).name)
         if lacks is not None:
             raise UserError(f"{job.language} programs cannot be run in containers here: {lacks[0]}", hint=lacks[1])
 
-    def attempt(self, job: Job, case: int, slot: int) -> Outcome:
+    def attempt(self, job: Job, case: int, place: int) -> Outcome:
         row = language(job.language)
         compiler, command = commands(job)
         files = work_files(job)
@@ -117,16 +110,16 @@ class ContainerExecutor(Pool):
         if compiler is not None:
             launch = Launch(files, compiler, environment=row.env, limits=COMPILING, fetch=None)
             key = (row.name, compiler, tuple(sorted(files.items())))
-            made = self._compiled.get(key, lambda: self._run(launch, row.name, slot))
+            made = self._compiled.get(key, lambda: self._run(launch, row.name, place))
             if not made.ok:
                 return replace(made, status="compile_error", stdout=b"", stderr=made.stdout + made.stderr, files={})
             modes = dict.fromkeys(made.files.keys() - files.keys(), 0o755)
             files = {**files, **made.files}
         limits = replace(job.limits, processes=max(job.limits.processes, row.processes))
         launch = Launch(files, command, job.stdin[case], environment, limits, job.fetch, modes)
-        return self._run(launch, row.name, slot)
+        return self._run(launch, row.name, place)
 
-    def _run(self, launch: Launch, name: str, slot: int) -> Outcome:
+    def _run(self, launch: Launch, name: str, user: int) -> Outcome:
         """One container's whole life.
 
         Raises:
@@ -134,7 +127,7 @@ class ContainerExecutor(Pool):
         """
         folder = self._folder / f"{next(self._numbers)}-{uuid.uuid4().hex[:8]}"
         try:
-            prepare(folder, launch, _USER + slot)
+            prepare(folder, launch, user)
             image = self._client.rootfs or self._image[name]
             ended = self._client.run(image, folder, launch.limits)
             return _outcome(ended, Facts.read(folder), launch)

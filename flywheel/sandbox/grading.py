@@ -4,7 +4,8 @@
 - ``CallChecks``: a function of it is called; arguments go in, answers come out as tagged plain data, and are compared
   outside, so no ``__eq__``, frame walk or early exit can help.
 - ``TestChecks``: tests run in the same process as the program. That their end was reached is proven by a nonce on a
-  private file descriptor, and a program that passed must *fail* when the expectations are altered (poisoned rerun).
+  private file descriptor, and a program that passed must *fail* when the expectations are altered (poisoned rerun);
+  several times, if it is one that might forge at random.
 
 A program that passed runs again under another hash seed and clock; one that then fails is flaky, and wrong. Where the
 sandbox failed the grade is undecided, never wrong.
@@ -60,6 +61,9 @@ __all__ = [
 CLOCK, OTHER_CLOCK = 1_700_000_000, 1_830_297_599
 """When programs run, and when they run again: another year, month, weekday, hour, second."""
 OTHER_SEED = 271828
+_MORE_POISONED = 3
+"""Poisoned reruns of a suspect, under either seed and clock, beside one more true run. What forges with a probability
+of p must have luck p²(1 - p)⁴ · p²(1 - p)³: at best once in 1,300 times, and not once in 4 as with one of each kind."""
 _WAVES = (1, 4, 16, 64)
 _AT_ONCE = 64
 _INSIDE = Path(__file__).parent / "inside"
@@ -251,21 +255,39 @@ async def _grade_tests(executor: Executor, program: Program, checks: TestChecks,
     altered: int | None = None
     if policy.poison:
         run, altered = tests.poison(program, checks, other)
-        poisoned, passed = await _run_tests(executor, _test_job(program, run, policy), other)
-        if poisoned.status == "infra_error":
-            return _undecided("tests", poisoned, f"the sandbox failed: {poisoned.detail}")
-        if poisoned.status == "compile_error":  # that proves nothing: the run itself compiled
-            return _undecided("tests", poisoned, "the tests do not compile with altered expectations")
-        if passed:
-            why = "passed although the expectations had been altered"
-            return Grade(False, why, "tests", (outcome, poisoned), forged=True, poisoned=altered)
-    if policy.flaky:
-        again, passed = await _run_tests(executor, _again(job), nonce)
-        if again.status == "infra_error":
-            return _undecided("tests", again, f"the sandbox failed: {again.detail}")
-        if not passed:
-            return replace(_flaky("tests", again), poisoned=altered)
+        poisoned = _test_job(program, run, policy)
+        if (found := await _poisoned_rerun(executor, poisoned, other, outcome)) is not None:
+            return replace(found, poisoned=altered)
+    if policy.flaky and (found := await _true_rerun(executor, _again(job), nonce)) is not None:
+        return replace(found, poisoned=altered)
+    if policy.poison and tests.is_suspect(program, checks):
+        for true, false in ((job, poisoned), (_again(job), _again(poisoned)))[: 1 + policy.flaky]:
+            reruns = [_poisoned_rerun(executor, false, other, outcome) for _ in range(_MORE_POISONED)]
+            found = next(filter(None, await asyncio.gather(_true_rerun(executor, true, nonce), *reruns)), None)
+            if found is not None:
+                return replace(found, poisoned=altered)
     return Grade(True, "passed the tests", "tests", (outcome,), 1.0, poisoned=altered)
+
+
+async def _poisoned_rerun(executor: Executor, job: Job, nonce: str, true_run: Outcome) -> Grade | None:
+    """What is wrong with a program if its tests' expectations are altered; None if they fail, as they should."""
+    outcome, passed = await _run_tests(executor, job, nonce)
+    if outcome.status == "infra_error":
+        return _undecided("tests", outcome, f"the sandbox failed: {outcome.detail}")
+    if outcome.status == "compile_error":  # that proves nothing: the run itself compiled
+        return _undecided("tests", outcome, "the tests do not compile with altered expectations")
+    if passed:
+        why = "passed although the expectations had been altered"
+        return Grade(False, why, "tests", (true_run, outcome), forged=True)
+    return None
+
+
+async def _true_rerun(executor: Executor, job: Job, nonce: str) -> Grade | None:
+    """What is wrong with a program that passed if it runs once more; None if it passes again."""
+    outcome, passed = await _run_tests(executor, job, nonce)
+    if outcome.status == "infra_error":
+        return _undecided("tests", outcome, f"the sandbox failed: {outcome.detail}")
+    return None if passed else _flaky("tests", outcome)
 
 
 def _test_job(program: Program, run: TestRun, policy: Policy) -> Job:

@@ -1,35 +1,28 @@
 """Programs run on this machine, as many at once as it has cores.
 
-Each slot is a thread with a cgroup and zygotes of its own (``slot.py``); jobs wait in one queue. The strongest
-isolation that works here is found by running a program in it; a machine that has less than is required is refused.
+Each slot is a thread of the pool with a cgroup and zygotes of its own (``slot.py``). The strongest isolation that works
+here is found by running a program in it; a machine that has less than is required is refused.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import queue
 import re
 import tempfile
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from flywheel.errors import UserError
 from flywheel.sandbox import cgroups, isolation
-from flywheel.sandbox.batch import run, run_all, stream
-from flywheel.sandbox.compiled import CompileCache
+from flywheel.sandbox.compiled import COMPILING, CompileCache
 from flywheel.sandbox.janitor import Janitor
 from flywheel.sandbox.job import MIB, Capabilities, Job, Limits, Outcome
 from flywheel.sandbox.languages import LANGUAGES, commands, installed, language, missing, work_files
+from flywheel.sandbox.pool import Pool, SandboxFailed
 from flywheel.sandbox.slot import Order, Slot, SlotBroken
 
-TRIES = 3
-"""How often a job is run when the sandbox fails."""
-COMPILING = Limits(cpu=60.0, wall=90.0, memory=2048 * MIB, processes=128, output=1 * MIB, disk=256 * MIB)
 _STACK = 256 * MIB
 _PRELOADABLE = ("numpy", "asyncio", "unittest")
 _IMPORTS = re.compile(rb"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
@@ -38,18 +31,10 @@ _number = itertools.count()
 Require = Literal["namespaces", "landlock"]
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One case of a job, and whom to tell."""
-
-    job: Job
-    case: int
-    deliver: Callable[[Outcome], None]
-    wanted: Callable[[], bool]
-
-
-class LocalExecutor:
+class LocalExecutor(Pool[Slot]):
     """Runs programs on this machine; see ``job.Executor``.
+
+    A zygote dies with the thread that started it: a slot belongs to its thread, from its making to its end.
 
     Args:
         slots: programs at once; by default two per core that this process may use, since a short program's namespaces
@@ -62,10 +47,8 @@ class LocalExecutor:
 
     def __init__(self, slots: int | None = None, require: Require = "namespaces") -> None:
         count = slots or 2 * len(os.sched_getaffinity(0))
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._compiled = CompileCache()
-        self._closed = False
-        self._problem: str | None = None
+        self._way: isolation.Way | None = None
         self._stronger: list[str] = []
         self._require = require
         self._parents = cgroups.find()
@@ -74,71 +57,50 @@ class LocalExecutor:
         self._folder = Path(tempfile.mkdtemp(prefix=cgroups.PREFIX))
         self._folder.chmod(0o711)
         self._janitor = Janitor([*(f for group in self._groups for f in group.folders), self._folder])
-        self._way: Future[isolation.Way] = Future()
-        # A zygote dies with the thread that started it, so each slot's own thread does.
-        self._threads = [
-            threading.Thread(target=self._serve, args=(i,), name=f"sandbox-slot-{i}", daemon=True) for i in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
-        try:
-            self._way.result()
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(count, "namespaces")
 
     def capabilities(self) -> Capabilities:
         self._check_open()
-        way = self._way.result()
+        assert self._way is not None
         limited: Literal["cgroup", "rlimit"] = "cgroup" if self._groups else "rlimit"
-        said = [*isolation.remarks(way), *(f"stronger, but not possible here: {why}" for why in self._stronger)]
+        said = [*isolation.remarks(self._way), *(f"stronger, but not possible here: {why}" for why in self._stronger)]
         if not self._groups:
             said.append(
                 "no writable cgroup: memory is limited per process, and that of garbage-collected runtimes is not"
             )
         return Capabilities(
             executor="local",
-            level="landlock" if way == "landlock" else "namespaces",
+            level=self._level,
             languages=tuple(name for name in LANGUAGES if installed(name)),
-            parallel=len(self._threads),
+            parallel=self.count,
             memory=limited,
             processes=limited,
             remarks=tuple(said),
         )
 
-    def submit(self, batch: Sequence[Job]) -> AsyncIterator[Outcome]:
-        return stream(self._put, batch)
+    def admit(self, job: Job) -> None:
+        if not installed(job.language):
+            raise UserError("; ".join(missing([job.language])))
 
-    async def run(self, job: Job) -> list[Outcome]:
-        return await run(self._put, job)
+    def open(self, number: int) -> Slot:
+        """A slot on the strongest way that works, which the first thread finds out."""
+        if self._way is not None:
+            return self._slot(number, self._way)
+        slot = self._probe()
+        self._level = slot.level
+        return slot
 
-    def run_all(self, jobs: Iterable[Job]) -> list[list[Outcome]]:
-        return run_all(self._put, list(jobs))
+    def attempt(self, job: Job, case: int, place: Slot) -> Outcome:
+        try:
+            return self._run(place, job, case)
+        except SlotBroken as error:
+            raise SandboxFailed(str(error)) from error
 
-    def health(self) -> str | None:
-        if self._closed:
-            return "it was closed"
-        return self._problem
+    def leave(self, place: Slot) -> None:
+        place.close()
 
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        for _ in self._threads:
-            self._tasks.put(None)
-        for thread in self._threads:
-            thread.join()
+    def release(self) -> None:
         self._janitor.clean()
-
-    def __enter__(self) -> LocalExecutor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the executor was closed")
 
     def _make_groups(self, count: int) -> list[cgroups.Group]:
         if self._parents is None:
@@ -147,42 +109,11 @@ class LocalExecutor:
         name = f"{cgroups.PREFIX}{os.getpid()}-{next(_number)}"
         return [self._parents.make(f"{name}-{i}") for i in range(count)]
 
-    def _put(self, job: Job, case: int, deliver: Callable[[Outcome], None], wanted: Callable[[], bool]) -> None:
-        self._check_open()
-        if not installed(job.language):
-            raise UserError("; ".join(missing([job.language])))
-        self._tasks.put(_Task(job, case, deliver, wanted))
-
-    # What follows runs in the slots' threads.
-
-    def _serve(self, index: int) -> None:
-        slot = self._open_slot(index)
-        while slot is not None and (task := self._tasks.get()) is not None:
-            if task.wanted():
-                task.deliver(self._attempt(slot, task))
-        if slot is not None:
-            slot.close()
-
-    def _open_slot(self, index: int) -> Slot | None:
-        """A slot on the strongest way that works; the first thread finds it out for all."""
-        if index == 0:
-            try:
-                way, slot = self._probe()
-            except BaseException as error:
-                self._way.set_exception(error)
-                return None
-            self._way.set_result(way)
-            return slot
-        try:
-            return self._slot(index, self._way.result())
-        except UserError:
-            return None  # the constructor raises it
-
     def _slot(self, index: int, way: isolation.Way) -> Slot:
         return Slot(index, way, self._groups[index] if self._groups else None, self._folder)
 
-    def _probe(self) -> tuple[isolation.Way, Slot]:
-        """The strongest way in which a program really runs.
+    def _probe(self) -> Slot:
+        """A slot on the strongest way in which a program really runs, which is remembered.
 
         Raises:
             UserError: none does, or only weaker ones than required.
@@ -196,8 +127,8 @@ class LocalExecutor:
             try:
                 outcome = slot.run(Order({"main.py": b"print(6 * 7)"}, Limits(), entry="main.py"))
                 if outcome.ok and outcome.stdout == b"42\n":
-                    self._stronger = failed
-                    return way, slot
+                    self._way, self._stronger = way, failed
+                    return slot
                 failed.append(f"{way}: the trial program {outcome}")
             except SlotBroken as error:
                 failed.append(f"{way}: {error}")
@@ -207,20 +138,6 @@ class LocalExecutor:
         if self._require == "namespaces":
             hint += "; or accept less isolation with `require: landlock`, or use the container or http executor"
         raise UserError(f"programs cannot be isolated here ({self._require} is required): {tried}", hint=hint)
-
-    def _attempt(self, slot: Slot, task: _Task) -> Outcome:
-        why = ""
-        for _ in range(TRIES):
-            try:
-                outcome = self._run(slot, task.job, task.case)
-                self._problem = None
-                return outcome
-            except SlotBroken as error:
-                why = str(error)
-            except Exception as error:  # a defect of ours must not leave who waits without an answer
-                why = f"{type(error).__name__}: {error}"
-        self._problem = why
-        return Outcome("infra_error", limits=task.job.limits, level=slot.level, detail=why)
 
     def _run(self, slot: Slot, job: Job, case: int) -> Outcome:
         row = language(job.language)

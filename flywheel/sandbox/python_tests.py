@@ -15,6 +15,7 @@ from pathlib import Path
 from flywheel.errors import DataError
 from flywheel.sandbox.checks import Program, TestChecks, TestRun
 from flywheel.sandbox.python_poison import HELPERS, poison
+from flywheel.sandbox.python_suspects import is_suspect
 
 _DRIVER = (Path(__file__).parent / "inside" / "test_driver.py").read_bytes()
 
@@ -29,6 +30,9 @@ class PythonTests:
         under_test = {checks.entry_point} if checks.entry_point else _defined(program.source)
         plan, altered = _poisoned(checks.tests, checks.entry_point, frozenset(under_test))
         return _run(program, checks, plan, nonce), altered
+
+    def is_suspect(self, program: Program, checks: TestChecks) -> bool:
+        return is_suspect(f"{checks.setup}\n{program.source}", checks.tests, checks.entry_point)
 
 
 @dataclass(frozen=True)

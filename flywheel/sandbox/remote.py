@@ -86,7 +86,7 @@ class _Full(Exception):
         self.seconds = seconds
 
 
-class RemoteExecutor(Pool):
+class RemoteExecutor(Pool[None]):
     """Runs programs on servers; see ``job.Executor``.
 
     Args:
@@ -149,7 +149,7 @@ class RemoteExecutor(Pool):
 
     def health(self) -> str | None:
         if self._closed:
-            return "it was closed"
+            return super().health()
         said = []
         for server in self._servers:
             try:
@@ -162,15 +162,11 @@ class RemoteExecutor(Pool):
                 said.append(f"{server.url}: {_words(error)}")
         return f"no sandbox server answers: {'; '.join(said)}"
 
-    def close(self) -> None:
-        super().close()
+    def release(self) -> None:
         self._http.close()
 
-    def __enter__(self) -> RemoteExecutor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def open(self, number: int) -> None:
+        """A thread keeps nothing: each request finds a server that has a place."""
 
     def admit(self, job: Job) -> None:
         name = language(job.language).name
@@ -183,7 +179,7 @@ class RemoteExecutor(Pool):
             for case in range(len(job.stdin)):
                 to_fusion(job, case)
 
-    def attempt(self, job: Job, case: int, slot: int) -> Outcome:
+    def attempt(self, job: Job, case: int, place: None) -> Outcome:
         """Ask one server after the other until one knows the outcome."""
         failed: dict[str, str] = {}
         patience = time.monotonic() + _WAITING

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flywheel.errors import DataError
+from flywheel.sandbox.chance import may_toss_a_coin
 from flywheel.sandbox.checks import Program, TestChecks, TestRun
 from flywheel.sandbox.languages import language
 from flywheel.sandbox.poison import defined, poisoned
@@ -51,6 +52,9 @@ class Idiom:
         under_test = {entry} if entry else defined(self.name, program.source)
         tests, altered = poisoned(self.name, checks.tests, under_test, key=f"{nonce}\n{program.source}")
         return self._run(program, checks, tests, Ending(nonce, fails=not altered)), altered
+
+    def is_suspect(self, program: Program, checks: TestChecks) -> bool:
+        return may_toss_a_coin(self.name, program.source)
 
     def _run(self, program: Program, checks: TestChecks, tests: str, ending: Ending) -> TestRun:
         if not checks.tests.strip():

@@ -11,7 +11,8 @@ from typing import Any
 from flywheel.devices import alone
 from flywheel.errors import RecipeChanged
 from flywheel.files import digest
-from flywheel.recipe import Recipe, select
+from flywheel.recipe import Recipe
+from flywheel.recipe_keys import select
 from flywheel.rundir import RunDir, dump_jsonl
 from flywheel.session import Rank, Session
 from flywheel.stagedir import StageDir

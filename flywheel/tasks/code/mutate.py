@@ -59,7 +59,7 @@ def _places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
             yield node, "op", None
         elif isinstance(node, ast.Compare):
             yield from ((node, "ops", i) for i, op in enumerate(node.ops) if type(op) in _OPERATORS)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str):
             yield node, "value", None
 
 
@@ -70,14 +70,24 @@ def _alter(node: ast.AST, name: str, position: int | None) -> None:
     elif name == "op":
         setattr(node, name, _OPERATORS[type(value)]())
     else:
-        setattr(node, name, (not value) if isinstance(value, bool) else value + 1)
+        setattr(node, name, _other(value))
+
+
+def _other(value: bool | int | float | str) -> bool | int | float | str:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return value[:-1] if value else " "  # a letter that was forgotten
+    return value + 1
 
 
 def _quiet(tree: ast.AST) -> set[int]:
-    """Nodes within annotations, which say nothing when the program runs."""
+    """Nodes within annotations and docstrings, which say nothing when the program runs."""
     roots: list[ast.AST | None] = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            roots.append(node)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             roots.append(node.returns)
         elif isinstance(node, ast.arg | ast.AnnAssign):
             roots.append(node.annotation)

@@ -51,8 +51,8 @@ class Revise(Section):
     lint: bool = Field(default=True, description="Also show the linter's remarks, beside errors of parser and tests.")
     shown: int = Field(default=2000, ge=100, description="Characters of each output stream that are shown.")
     learn: Literal["dialogue", "correction"] = Field(
-        default="dialogue",
-        description="What a kept dialogue teaches: all that its author says, or the last answer alone, after the rest.",
+        default="correction",
+        description="What a kept dialogue teaches: the last answer, as one to all before it, or mistakes as well.",
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from flywheel.sandbox.grading import Grade
 from flywheel.sandbox.syntax import lint, parse_errors
 from flywheel.tasks.code.extract import program_of
+from flywheel.tasks.code.options import Revise
 from flywheel.tasks.code.spec import Spec
 from flywheel.tasks.code.steps import Attempt, Work
 from flywheel.types import Completion, Message
@@ -62,18 +63,29 @@ async def next_turn(
         index = attempt.index
         if last or grade.passed is not False:
             turns = len(dialogue.messages) // 2
-            kept, prompt = _learned(work, dialogue)
+            kept, prompt = learned(work, dialogue, work.prompt)
             index = work.steps.add(kept, "revision", prompt, [first], turns=turns, **_tested(work))
             firsts[index] = first
         found.append(Attempt(index, dialogue, program, grade))
     return found
 
 
-def _learned(work: Work, dialogue: Completion) -> tuple[Completion, Sequence[Message] | None]:
-    """A dialogue as it is trained on: the loss is on what stands in the completion, not on what it answers."""
-    if work.options.revise is None or work.options.revise.learn == "dialogue":
-        return dialogue, work.prompt
-    return replace(dialogue, messages=dialogue.messages[-1:]), [*work.asked, *dialogue.messages[:-1]]
+def learned(
+    work: Work, dialogue: Completion, asked: Sequence[Message] | None
+) -> tuple[Completion, Sequence[Message] | None]:
+    """A dialogue and what it answers, as it is trained on: the loss is on the completion, not on what it answers.
+
+    Only its last answer was verified. The mistakes before it are what it corrects, so that training teaches to mend
+    them and not to make them.
+
+    Args:
+        asked: the conversation that the dialogue answers; None is the problem's own prompt.
+    """
+    learn = (work.options.revise or Revise()).learn
+    if learn == "dialogue" or len(dialogue.messages) == 1:
+        return dialogue, asked
+    before = work.asked if asked is None else asked
+    return replace(dialogue, messages=dialogue.messages[-1:]), [*before, *dialogue.messages[:-1]]
 
 
 async def feedback(work: Work, attempt: Attempt) -> str:

@@ -18,7 +18,7 @@ from flywheel.sandbox.syntax import parse_errors
 from flywheel.sandbox.testfile import tests_at_fault
 from flywheel.tasks.code.asserts import UNREADABLE
 from flywheel.tasks.code.extract import blocks, code_in, is_tag
-from flywheel.tasks.code.solving import said
+from flywheel.tasks.code.solving import learned, said
 from flywheel.tasks.code.spec import Spec
 from flywheel.tasks.code.steps import Attempt, Work
 from flywheel.types import Completion, Message
@@ -97,7 +97,8 @@ async def translate_all(work: Work, source: Attempt) -> None:
         drafts = [next(mended) if draft.wrong else draft for draft in drafts]
     for draft in drafts:
         facts = {"language": draft.language, "spec": draft.read.spec.to_data(), "fault": draft.read.fault}
-        work.steps.add(draft.completion, "translation", draft.asked, [source.index], **facts)
+        kept, prompt = learned(work, draft.completion, draft.asked)
+        work.steps.add(kept, "translation", prompt, [source.index], **facts)
 
 
 def read_translation(text: str, language: str, original: Spec) -> Translated:
