@@ -141,25 +141,28 @@ class LocalExecutor(Pool[Slot]):
 
     def _run(self, slot: Slot, job: Job, case: int) -> Outcome:
         row = language(job.language)
-        compile_command, run_command = commands(job)
         files = work_files(job)
-        entry = job.entry or row.file
+        limits = job.limits
+        if limits.processes < row.processes:
+            limits = replace(limits, processes=row.processes)
         order = Order(
             files,
-            replace(job.limits, processes=max(job.limits.processes, row.processes)),
-            argv=run_command,
+            limits,
+            entry=job.entry or row.file,
+            args=job.argv,
             stdin=job.stdin[case],
             hash_seed=job.hash_seed,
             clock=job.clock,
+            preload=_preload(files) if row.name == "python" else (),
             environment=row.env,
             fetch=job.fetch,
-            stack=_STACK,
+            stack=_STACK // 4,
             address_space=row.address_space,
         )
         if row.name == "python":
-            return slot.run(
-                replace(order, argv=None, entry=entry, args=job.argv, stack=_STACK // 4, preload=_preload(files))
-            )
+            return slot.run(order)
+        compile_command, run_command = commands(job)
+        order = replace(order, argv=run_command, stack=_STACK)
         if compile_command is None:
             return slot.run(order)
         compiling = Order(
