@@ -312,6 +312,7 @@ def test_any_sft_row_is_walked_back_to_its_problem_policy_seed_verdict_and_filte
         assert sample.sample["messages"] == row["completion"]
         assert sample.sample["passed"] is True
         assert sample.sample["seed_key"].endswith(row["problem_id"])
+        assert sample.place == (sample.sample["index"] + 1, 4) and sample.parents == []
         assert sample.policy == read_json(run.round_dir(number) / "round.json")["policy_in"]
         assert (smoke_run / sample.policy / "config.json").is_file()
         funnel = read_json(smoke_run / f"rounds/{number:03d}/curated/funnel.json")

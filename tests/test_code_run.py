@@ -21,6 +21,8 @@ from test_openai import Body, FakeServer, Reply, fine
 from flywheel.engines.checkpoint import make_model
 from flywheel.files import read_json, read_rows
 from flywheel.recipe import ScratchModel
+from flywheel.rundir import RunDir
+from flywheel.stages.history import trace
 
 pytestmark = pytest.mark.slow
 
@@ -280,3 +282,24 @@ def test_each_round_starts_over_from_the_base_model(run: Path) -> None:
     assert first["start"] == second["start"]
     decided = read_json(run / "rounds/002/round.json")
     assert decided["policy_in"] == "rounds/001/dpo/model"  # which is what sampled
+
+
+def test_a_derived_row_is_counted_among_its_kind_and_names_what_it_was_made_from(run: Path) -> None:
+    samples, _ = of(run, 1)
+    for problem in sorted({row["problem_id"] for row in samples.values()})[:4]:
+        rows = [row for row in samples.values() if row["problem_id"] == problem]
+        counts = Counter(row["kind"] for row in rows)
+        seen: Counter[str] = Counter()
+        histories = [h for h in trace(RunDir.existing(run), problem).samples if h.stage == "round 1 samples"]
+        for history in sorted(histories, key=lambda h: h.sample["index"]):
+            assert history.settings["engine"] == "openai"
+            kind = history.sample["kind"]
+            seen[kind] += 1
+            assert history.place == (seen[kind], counts[kind])
+            parents = samples[history.sample["sample_id"]]["data"].get("parents", [])
+            assert history.parents == [f"{history.sample['sample_id'].rpartition('-')[0]}-{i}" for i in parents]
+    revision = next(row for row in samples.values() if row["kind"] == "revision")
+    done = flywheel("show", run, "--id", revision["sample_id"])
+    stem = revision["sample_id"].rpartition("-")[0]
+    assert "revision 1 of 3" in done.stdout
+    assert f"made from: {stem}-{revision['data']['parents'][0]}" in done.stdout

@@ -200,9 +200,12 @@ class Page:
         sample, settings = history.sample, history.settings
         self.verdict(f"sample {sample['sample_id']}", sample, history.stage)
         self.say(f"  policy: {history.policy or 'not recorded yet'} ({sample['policy']})")
-        seed = f"seed key {sample['seed_key']}, number {sample['index'] + 1} of {settings.pop('completions')}"
+        number, count = history.place
+        seed = f"seed key {sample['seed_key']}, {sample['kind']} {number} of {count}"
         told = ", ".join(f"{name} {value}" for name, value in settings.items() if value not in ([], None))
         self.say(f"  sampling: {seed}, chunk {sample['chunk']}; {told}")
+        if history.parents:
+            self.say(f"  made from: {', '.join(history.parents)}")
         if sample["answers"]:
             self.say(f"  {sample['kind']}, an answer to:")
             self.messages(sample["answers"])

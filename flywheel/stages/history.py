@@ -5,6 +5,7 @@ Everything is read with the id as a filter, one row group at a time, so that big
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,8 @@ class SampleHistory:
         sample: the columns of the sample and of its verdict.
         policy: the checkpoint that answered, as ``round.json`` names it; None if that is not written yet.
         settings: sampling settings in force.
+        place: which of its kind it is among the samples of its rollout, from 1, and how many there are.
+        parents: ids of the samples of its rollout that it was made from.
         steps: the filters it met, in order; empty for evaluation samples and before curation.
         rows: the SFT rows made of it, this round's and later replays.
         pairs: the pairs it is in.
@@ -71,6 +74,8 @@ class SampleHistory:
     sample: Row
     policy: str | None
     settings: Row
+    place: tuple[int, int]
+    parents: list[str]
     steps: list[Step]
     rows: list[TrainingRow]
     pairs: list[PairRow]
@@ -119,7 +124,7 @@ def trace(run: RunDir, id: str) -> History:
         problem = _problem(run, row["problem_id"], drawn_for)
         return History(id, "training row", *problem, samples=samples, rows=rows)
     if found := list(_samples(run, "sample_id", id)):
-        stage, sample = found[0]
+        stage, _, sample = found[0]
         drawn_for = stage.label if stage.name == "evaluate" else f"round {sample['round']} problems"
         problem = _problem(run, sample["problem_id"], drawn_for)
         return History(id, "sample", *problem, samples=[_history(run, *one) for one in found])
@@ -179,15 +184,15 @@ def _sample_parts(stage: StageDir) -> list[Path]:
     return sorted(folder.glob("*.parquet")) if stage.committed else []
 
 
-def _samples(run: RunDir, column: str, value: str | None) -> Iterator[tuple[StageDir, Row]]:
-    """Sample rows with their verdicts, and the stage they are of."""
+def _samples(run: RunDir, column: str, value: str | None) -> Iterator[tuple[StageDir, Path, Row]]:
+    """Sample rows with their verdicts, after the stage and the part that they are of."""
     if value is None:
         return
     for number in run.rounds():
         for name in SAMPLE_FOLDERS:
             stage = run.stage(number, name)
             for part, row in find(_sample_parts(stage), column, [value]):
-                yield stage, next(iter(_with_verdicts(stage, part, [row], run)))
+                yield stage, part, next(iter(_with_verdicts(stage, part, [row], run)))
 
 
 def _with_verdicts(stage: StageDir, part: Path, rows: list[Row], run: RunDir) -> Iterator[Row]:
@@ -203,16 +208,27 @@ def _with_verdicts(stage: StageDir, part: Path, rows: list[Row], run: RunDir) ->
         yield {**row, **verdicts.get(row["sample_id"], unverified)}
 
 
-def _history(run: RunDir, stage: StageDir, sample: Row) -> SampleHistory:
+def _history(run: RunDir, stage: StageDir, part: Path, sample: Row) -> SampleHistory:
+    together = [row for _, row in find([part], "problem_id", [sample["problem_id"]]) if row["mode"] == sample["mode"]]
+    alike = [row["index"] for row in together if row["kind"] == sample["kind"]]
+    made_from = _parents(json.loads(sample["data"]))
     return SampleHistory(
         stage=stage.label,
         sample=sample,
         policy=_policy(run, stage),
         settings=_settings(run, stage, sample["mode"]),
+        place=(sorted(alike).index(sample["index"]) + 1, len(alike)),
+        parents=[row["sample_id"] for row in together if row["index"] in made_from],
         steps=_steps(run, stage, sample["sample_id"]),
         rows=_training_rows(run, "sample_id", sample["sample_id"]),
         pairs=[pair for column in ("chosen_id", "rejected_id") for pair in _pairs(run, column, sample["sample_id"])],
     )
+
+
+def _parents(data: Row) -> list[Any]:
+    """Places in its rollout of what a sample was made from, as the shipped tasks note them."""
+    named = data.get("parents", data.get("parent"))
+    return named if isinstance(named, list) else [named]
 
 
 def _policy(run: RunDir, stage: StageDir) -> str | None:
@@ -241,8 +257,11 @@ def _settings(run: RunDir, stage: StageDir, mode: str) -> Row:
     if mode == "greedy":
         section |= {"completions": 1, "temperature": 0.0}
     names = ("completions", "temperature", "top_p", "top_k", "max_tokens", "stop")
-    engine = {**recipe["engine"], **recorded.get("engine", {})}["use"]
-    return {**{name: section[name] for name in names}, "seed": recorded.get("seed", recipe["seed"]), "engine": engine}
+    engine = {**recipe["engine"], **recorded.get("engine", {})}
+    if stage.name == "samples":  # a teacher may have answered instead of the policy; it is never evaluated
+        engine = section.get("engine") or engine
+    told = {"seed": recorded.get("seed", recipe["seed"]), "engine": engine["use"]}
+    return {**{name: section[name] for name in names}, **told}
 
 
 def _steps(run: RunDir, stage: StageDir, sample_id: str) -> list[Step]:
