@@ -1,13 +1,13 @@
 """Runs a Python program and its tests in one namespace, and says at the end that the end was reached.
 
 Sent into the sandbox as the job's entry, beside the program, the tests and a plan of what to call. The proof is a nonce
-that is read only then, from what was stdin at the start, and written to what was stdout.
+that is read only then, from what was stdin at the start, and written to what was stdout. All that is needed after the
+program has been loaded is bound before, as locals: what a program can look up, it can replace.
 """
 
 
 def _drive() -> None:
     import contextlib
-    import inspect
     import json
     import linecache
     import os
@@ -21,19 +21,34 @@ def _drive() -> None:
     os.close(nothing)
     with open("_plan.json", encoding="utf-8") as file:  # noqa: PTH123
         plan = json.load(file)
-    if plan["classes"]:  # before the program can lay hands on it
-        import unittest
-
-        loader, runner, case = unittest.TestLoader(), unittest.TextTestRunner, unittest.TestCase
+    call, run_class = _runners(bool(plan["classes"]))
     module = types.ModuleType("solution")
     namespace = module.__dict__
     sys.modules["solution"] = module
-
-    def load(name: str) -> None:
+    for name in (*plan["before"], plan["tests"]):
         with open(name, "rb") as file:  # noqa: PTH123
             source = file.read()
         linecache.checkcache(name)
         exec(compile(source, name, "exec", dont_inherit=True, optimize=0), namespace)
+    for name in plan["functions"]:
+        call(namespace[name], namespace[name])  # type: ignore[operator]
+    for name in plan["classes"]:
+        run_class(namespace[name])  # type: ignore[operator]
+    with contextlib.suppress(Exception):  # a program may close its stdout
+        sys.stdout.flush()
+    write(proof, b"\n" + read(secret, 100))
+    exit_now(0)
+
+
+def _runners(classes: bool) -> tuple[object, object]:
+    """What calls a test function with the arguments that a second one is marked with; what runs a class of tests."""
+    import inspect
+    import sys
+
+    if classes:
+        import unittest
+
+        loader, runner, case = unittest.TestLoader(), unittest.TextTestRunner, unittest.TestCase
 
     def calls(function: object) -> list:  # type: ignore[type-arg]
         """The arguments of each call: pytest's parametrize, which may be several."""
@@ -74,17 +89,10 @@ def _drive() -> None:
         if failed or result.skipped or result.testsRun < suite.countTestCases():
             raise AssertionError(f"{failed} tests of {tests.__name__} failed")
 
-    for name in (*plan["before"], plan["tests"]):
-        load(name)
-    for name in plan["functions"]:
-        call(namespace[name], namespace[name])
-    for name in plan["classes"]:
-        tests = namespace[name]
+    def run_class(tests: type) -> None:
         run_unittest(tests) if issubclass(tests, case) else run_plain(tests)
-    with contextlib.suppress(Exception):  # a program may close its stdout
-        sys.stdout.flush()
-    write(proof, b"\n" + read(secret, 100))
-    exit_now(0)
+
+    return call, run_class
 
 
 _drive()
