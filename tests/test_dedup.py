@@ -17,6 +17,7 @@ from flywheel.curate import clusters, make_filters, run_filters, semantic
 from flywheel.curate.near_exact import near_exact, signatures
 from flywheel.curate.rows import Row
 from flywheel.curate.semantic import deduplicate
+from flywheel.engines import neighbours
 from flywheel.errors import RecipeError
 
 GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k_train.jsonl.gz"
@@ -93,6 +94,55 @@ def test_few_duplicates_are_missed_where_clusters_run_into_each_other(monkeypatc
     assert 1 < removed.probed < removed.clusters / 2
     missed = stays(removed, 9000) & ~exact
     assert missed.sum() <= 0.01 * (~exact).sum()
+
+
+@pytest.mark.parametrize("against", AGAINST)
+@pytest.mark.parametrize("threshold", [0.5, 0.9, 1.0])
+def test_all_pairs_on_a_device_are_the_sequential_pass(
+    monkeypatch: pytest.MonkeyPatch, threshold: float, against: Any
+) -> None:
+    small(monkeypatch)
+    monkeypatch.setattr(neighbours, "REFERENCES", 200)
+    monkeypatch.setattr(neighbours, "SCORES", 5000)
+    draw = np.random.default_rng(5)
+    rows = units(draw.standard_normal((1200, 16)))  # neighbours on both sides of the threshold, also just beside it
+    vectors = np.concatenate([rows, units(rows + 0.5 * units(draw.standard_normal((1200, 16)))), rows[:50], rows[:50]])
+    vectors = vectors[draw.permutation(len(vectors))]
+    exact = one_by_one(vectors, threshold, against)
+    removed = deduplicate(vectors, threshold, against, device="cpu")
+    assert (stays(removed, len(vectors)) == exact).all()
+    assert 50 < len(removed.rows) < len(vectors) - 10
+    assert (removed.by < removed.rows).all()
+    assert against == "seen" or exact[removed.by].all()
+    cosines = (vectors[removed.rows] * vectors[removed.by]).sum(1)
+    assert np.abs(cosines - removed.cosine).max() < 1e-5
+    assert (removed.cosine >= min(threshold, 1 - 1e-6) - 1e-6).all()
+
+
+@pytest.mark.parametrize("against", AGAINST)
+def test_a_device_names_the_duplicates_that_the_processor_names(against: Any) -> None:
+    vectors = grouped(3000, 16, 0.1)
+    here, there = deduplicate(vectors, 0.9, against), deduplicate(vectors, 0.9, against, device="cpu")
+    assert here.rows.tolist() == there.rows.tolist()
+    assert here.by.tolist() == there.by.tolist()
+    assert np.abs(here.cosine - there.cosine).max() < 1e-5
+
+
+@pytest.mark.parametrize("against", AGAINST)
+def test_a_dense_mass_is_no_trouble_for_a_device(monkeypatch: pytest.MonkeyPatch, against: Any) -> None:
+    small(monkeypatch)
+    same = np.tile(units([[1, 2, 3, 4]]), (3000, 1))
+    assert deduplicate(same, 1.0, against, device="cpu").rows.tolist() == list(range(1, 3000))
+
+
+def test_many_rows_go_to_a_gpu_that_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, str]] = []
+    monkeypatch.setattr(semantic, "EXACT_ROWS", 100)
+    monkeypatch.setattr(semantic, "visible_gpus", lambda: ["0"])
+    monkeypatch.setattr(neighbours, "room_for", lambda *sizes: asked.append(sizes))  # it has none
+    assert len(deduplicate(np.tile(units([[3, 4]]), (150, 1)), 0.9).rows) == 149
+    deduplicate(units([[3, 4], [4, 3]]), 0.9)  # too few to be worth it
+    assert asked == [(150, 2, "cuda")]
 
 
 @pytest.mark.parametrize("against", AGAINST)

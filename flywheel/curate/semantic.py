@@ -7,24 +7,33 @@ border a neighbour may lie (``clusters.py``), since a pair that a border divides
 
 The pass is the sequential one, computed in blocks: a block is compared with what earlier blocks kept, then the pairs
 within it are settled in order. Memory is that of the vectors, which are sorted in place, and a few numbers per row.
+
+On a GPU there are no clusters: all pairs are compared (``engines/neighbours.py``), and none is missed.
 """
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.curate.clusters import Clusters, find_clusters, one_cluster
+from flywheel.devices import visible_gpus
+
+if TYPE_CHECKING:
+    from flywheel.engines.neighbours import Neighbours
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Found = tuple[Ints, Ints, Floats]
+"""Rows, what each is near to, and the cosines."""
 Against = Literal["kept", "seen"]
 
 EXACT_ROWS = 16_384
@@ -71,7 +80,13 @@ def check_threshold(threshold: float) -> None:
 
 
 def deduplicate(
-    vectors: Floats, threshold: float = 0.9, against: Against = "kept", *, seed: int = 0, overwrite: bool = False
+    vectors: Floats,
+    threshold: float = 0.9,
+    against: Against = "kept",
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    device: str | None = None,
 ) -> Removed:
     """Find the near-duplicates among unit vectors.
 
@@ -81,6 +96,8 @@ def deduplicate(
         against: compare a row with those "kept" so far, or all "seen" so far.
         seed: of k-means. Same vectors, same order, same seed, same number of cores: same result.
         overwrite: the vectors may be sorted in place and partly lost, which spares a copy of them.
+        device: where all pairs are compared, as torch names it; None is a GPU that has room for them, if there is one
+            and it pays, else clusters on the processor.
 
     Raises:
         ValueError: a wrong threshold or shape.
@@ -91,59 +108,60 @@ def deduplicate(
         raise ValueError(f"against must be 'kept' or 'seen', not {against!r}")
     if vectors.ndim != 2:
         raise ValueError(f"vectors must be (rows, dimensions), not {vectors.shape}")
+    limit = min(threshold, 1 - TOLERANCE)
+    device = device or _gpu_for(vectors)
+    if device is not None:
+        from flywheel.engines.neighbours import Neighbours  # torch, for those who have use for it
+
+        whole = _AllPairs(Neighbours(np.ascontiguousarray(vectors, np.float32), limit, device), len(vectors), against)
+        whole.run()
+        return whole.removed(np.zeros(len(vectors), np.int32), 1, 1.0)
     work = vectors if overwrite and vectors.dtype == np.float32 else np.array(vectors, np.float32)
     with _threads() as pool:
         clusters = (
             one_cluster(len(work)) if len(work) <= EXACT_ROWS else find_clusters(work, threshold, pool, seed=seed)
         )
-        greedy = _Greedy(work, clusters, min(threshold, 1 - TOLERANCE), against, pool)
+        greedy = _Clustered(work, clusters, limit, against, pool)
         greedy.run()
-    rows = np.flatnonzero(greedy.gone)
-    return Removed(
-        rows,
-        greedy.by[rows],
-        np.minimum(greedy.cosine[rows], 1.0),
-        clusters.home[rows],
-        clusters.count,
-        1 + len(clusters.guests) / max(1, len(work)),
-    )
+    return greedy.removed(clusters.home, clusters.count, 1 + len(clusters.guests) / max(1, len(work)))
 
 
-class _Greedy:
-    """The pass over all rows. Ranks count rows best first; positions are where their vectors lie now.
+def _gpu_for(vectors: Floats) -> str | None:
+    """A GPU that all pairs of these rows are compared on; few of them are done before it has woken up."""
+    if len(vectors) <= EXACT_ROWS or not visible_gpus():
+        return None
+    from flywheel.engines.neighbours import room_for
 
-    A cluster's vectors are contiguous and by rank. Its first ``filled[c]`` positions hold references, the rows that
-    later ones are compared with: kept rows are moved forward over removed ones as the pass goes on.
-    """
+    rows, dimensions = vectors.shape
+    return "cuda" if room_for(rows, dimensions, "cuda") else None
 
-    def __init__(
-        self, vectors: Floats, clusters: Clusters, limit: float, against: Against, pool: ThreadPoolExecutor
-    ) -> None:
-        self._limit, self._seen, self._pool, self._clusters = np.float32(limit), against == "seen", pool, clusters
-        count = len(vectors)
-        self._rank = np.argsort(clusters.home, kind="stable")
-        self._starts = np.searchsorted(clusters.home[self._rank], np.arange(clusters.count + 1))
-        if clusters.count > 1:
-            _sort_in_place(vectors, self._rank)
-        self._vectors = vectors
-        self._references = self._rank.copy()
-        self._position = np.empty(count, np.int64)
-        self._position[self._rank] = np.arange(count)
-        self._filled = np.zeros(clusters.count, np.int64)
-        self.gone = np.zeros(count, bool)
-        self.by = np.full(count, -1, np.int64)
-        self.cosine = np.zeros(count, np.float32)
+
+class _Pass(ABC):
+    """The pass over all rows, whose ranks count them best first."""
+
+    growth = 2
+    """How much larger each block is than the one before it."""
+
+    def __init__(self, rows: int, against: Against) -> None:
+        self._seen = against == "seen"
+        self.gone = np.zeros(rows, bool)
+        self.by = np.full(rows, -1, np.int64)
+        self.cosine = np.zeros(rows, np.float32)
 
     def run(self) -> None:
         first, size = 0, FIRST_BLOCK
         while first < len(self.gone):
             self._block(first, min(first + size, len(self.gone)))
-            first, size = first + size, 2 * size
+            first, size = first + size, self.growth * size
+
+    def removed(self, home: NDArray[np.int32], clusters: int, probed: float) -> Removed:
+        rows = np.flatnonzero(self.gone)
+        return Removed(rows, self.by[rows], np.minimum(self.cosine[rows], 1.0), home[rows], clusters, probed)
 
     def _block(self, first: int, last: int) -> None:
         """Decide the rows of these ranks, then make references of them."""
-        self._remove(self._gather(self._hits, first, last))
-        pairs = self._pairs(first, last)
+        self._remove(self._hits(first, last))
+        pairs = self._pairs(first, last, MOST_PAIRS if last - first > SMALLEST_BLOCK else SMALLEST_BLOCK**2)
         if pairs is None:
             middle = (first + last) // 2
             self._block(first, middle)
@@ -155,12 +173,91 @@ class _Greedy:
             witnessed = kept[by - first]
             row, by, cosine = row[witnessed], by[witnessed], cosine[witnessed]
         self._remove((row, by, cosine))
-        for cluster in range(self._clusters.count):
-            self._refer(cluster, first, last)
+        self._refer(first, last)
 
-    def _gather(
-        self, task: Callable[[int, int, int], list[tuple[Any, ...]]], first: int, last: int
-    ) -> tuple[Ints, Ints, Floats]:
+    def _remove(self, found: Found) -> None:
+        """Of each row's duplicates the nearest is recorded, of equally near ones the best."""
+        row, by, cosine = found
+        order = np.lexsort((by, -cosine, row))
+        order = order[np.unique(row[order], return_index=True)[1]]
+        self.gone[row[order]], self.by[row[order]], self.cosine[row[order]] = True, by[order], cosine[order]
+
+    @abstractmethod
+    def _hits(self, first: int, last: int) -> Found:
+        """Rows of these ranks that are near to a reference, with a near one for each."""
+
+    @abstractmethod
+    def _pairs(self, first: int, last: int, most: int) -> Found | None:
+        """Near-duplicates within a block, as (later, earlier, cosine); None if they are more than ``most``."""
+
+    @abstractmethod
+    def _refer(self, first: int, last: int) -> None:
+        """Later rows are compared with these: with all, or with those that were kept."""
+
+
+class _AllPairs(_Pass):
+    """On a device, without clusters."""
+
+    growth = 1  # large blocks save nothing there, and a dense mass has fewer pairs in small ones
+
+    def __init__(self, neighbours: Neighbours, rows: int, against: Against) -> None:
+        super().__init__(rows, against)
+        self._neighbours = neighbours
+
+    def _hits(self, first: int, last: int) -> Found:
+        return self._neighbours.hits(np.arange(first, last))
+
+    def _pairs(self, first: int, last: int, most: int) -> Found | None:
+        return self._neighbours.pairs(self._alive(first, last), self._counting(first, last), most)
+
+    def _refer(self, first: int, last: int) -> None:
+        self._neighbours.refer(self._counting(first, last))
+
+    def _counting(self, first: int, last: int) -> Ints:
+        """The rows of these ranks that remove others."""
+        return np.arange(first, last) if self._seen else self._alive(first, last)
+
+    def _alive(self, first: int, last: int) -> Ints:
+        return first + np.flatnonzero(~self.gone[first:last])
+
+
+class _Clustered(_Pass):
+    """On the processor, cluster by cluster. Positions are where the rows' vectors lie now.
+
+    A cluster's vectors are contiguous and by rank. Its first ``filled[c]`` positions hold references, the rows that
+    later ones are compared with: kept rows are moved forward over removed ones as the pass goes on.
+    """
+
+    def __init__(
+        self, vectors: Floats, clusters: Clusters, limit: float, against: Against, pool: ThreadPoolExecutor
+    ) -> None:
+        count = len(vectors)
+        super().__init__(count, against)
+        self._limit, self._pool, self._clusters = np.float32(limit), pool, clusters
+        self._rank = np.argsort(clusters.home, kind="stable")
+        self._starts = np.searchsorted(clusters.home[self._rank], np.arange(clusters.count + 1))
+        if clusters.count > 1:
+            _sort_in_place(vectors, self._rank)
+        self._vectors = vectors
+        self._references = self._rank.copy()
+        self._position = np.empty(count, np.int64)
+        self._position[self._rank] = np.arange(count)
+        self._filled = np.zeros(clusters.count, np.int64)
+
+    def _hits(self, first: int, last: int) -> Found:
+        return self._gather(self._near_references, first, last)
+
+    def _pairs(self, first: int, last: int, most: int) -> Found | None:
+        self._left = most
+        pairs = self._gather(self._near_pairs, first, last)
+        # Threads that count down at once may lose a step, so what is left can be too much, never too little.
+        return pairs if self._left >= 0 and len(pairs[0]) <= most else None
+
+    def _refer(self, first: int, last: int) -> None:
+        for cluster in range(self._clusters.count):
+            self._refer_cluster(cluster, first, last)
+
+    def _gather(self, task: Callable[[int, int, int], list[tuple[Any, ...]]], first: int, last: int) -> Found:
         """What a task finds in all clusters: rows, what they are near to, and the cosines."""
         found = [f for part in self._pool.map(lambda c: task(c, first, last), self._by_size()) for f in part]
         if not found:
@@ -172,13 +269,6 @@ class _Greedy:
         sizes = np.diff(self._starts) + np.diff(self._clusters.bounds)
         order: list[int] = np.argsort(-sizes, kind="stable").tolist()  # large ones first: threads end together
         return order
-
-    def _remove(self, found: tuple[Ints, Ints, Floats]) -> None:
-        """Of each row's duplicates the nearest is recorded, of equally near ones the best."""
-        row, by, cosine = found
-        order = np.lexsort((by, -cosine, row))
-        order = order[np.unique(row[order], return_index=True)[1]]
-        self.gone[row[order]], self.by[row[order]], self.cosine[row[order]] = True, by[order], cosine[order]
 
     def _home(self, cluster: int, first: int, last: int) -> Ints:
         """A cluster's own rows of these ranks."""
@@ -194,7 +284,7 @@ class _Greedy:
         undecided: Ints = rows[~self.gone[rows]]
         return undecided
 
-    def _hits(self, cluster: int, first: int, last: int) -> list[tuple[Any, ...]]:
+    def _near_references(self, cluster: int, first: int, last: int) -> list[tuple[Any, ...]]:
         """Task: each query's nearest reference, where it is near enough.
 
         The best references first: in a dense mass they settle nearly all, and the others need not be asked.
@@ -220,13 +310,6 @@ class _Greedy:
                     )
             queries = np.concatenate(missed)
         return found
-
-    def _pairs(self, first: int, last: int) -> tuple[Ints, Ints, Floats] | None:
-        """Near-duplicates within a block, as (later, earlier, cosine); None if they are too many to hold."""
-        most = self._left = MOST_PAIRS if last - first > SMALLEST_BLOCK else SMALLEST_BLOCK**2
-        pairs = self._gather(self._near_pairs, first, last)
-        # Threads that count down at once may lose a step, so what is left can be too much, never too little.
-        return pairs if self._left >= 0 and len(pairs[0]) <= most else None
 
     def _near_pairs(self, cluster: int, first: int, last: int) -> list[tuple[Any, ...]]:
         """Task: the pairs of each query with rows of the cluster that come before it in the block."""
@@ -255,8 +338,8 @@ class _Greedy:
                 found.append((rows[query], others[other], scores[query, other]))
         return found
 
-    def _refer(self, cluster: int, first: int, last: int) -> None:
-        """Later rows are compared with these: with all, or with those that were kept, moved together."""
+    def _refer_cluster(self, cluster: int, first: int, last: int) -> None:
+        """A cluster's rows of these ranks that become references, moved together."""
         rows = self._home(cluster, first, last)
         if not self._seen:
             rows = rows[~self.gone[rows]]
