@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from itertools import takewhile
 from typing import Any
 
 from flywheel.errors import EngineFailed, RecipeError
@@ -28,8 +28,13 @@ def visible_gpus() -> list[str]:
     """Ids of the GPUs this process may use, as ``CUDA_VISIBLE_DEVICES`` would name them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [part for part in visible.split(",") if part.strip()]
-    return [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+        named = [part.strip() for part in visible.split(",") if part.strip()]
+        return list(takewhile(lambda part: not part.startswith("-"), named))  # as CUDA does: -1 hides what follows
+    try:
+        with _driver() as nvml:
+            return [str(i) for i in range(nvml.nvmlDeviceGetCount())]
+    except Exception:  # not installed, or no driver
+        return []
 
 
 def replicas(rank: Rank, tensor_parallel: int, cpu_replicas: int) -> list[list[str]]:

@@ -22,6 +22,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A GPU whose memory readings and processes the test sets."""
     state: dict[str, Any] = {"used": iter([GIB]), "pids": []}
     nvml = SimpleNamespace(
+        nvmlDeviceGetCount=lambda: 2,
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=next(state["used"])),
         nvmlDeviceGetComputeRunningProcesses=lambda handle: [SimpleNamespace(pid=pid) for pid in state["pids"]],
@@ -57,6 +58,16 @@ def test_a_worker_that_keeps_memory_is_named_and_a_neighbour_is_not_blamed(drive
 def test_without_a_gpu_there_is_nothing_to_wait_for() -> None:
     assert devices.memory_in_use([]) == {}
     devices.await_release({}, {1})
+
+
+def test_gpus_are_those_of_the_driver_or_those_that_the_user_names(
+    driver: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices.visible_gpus() == ["0", "1"]
+    for named, seen in {"1": ["1"], "": [], "-1": [], "0,-1,1": ["0"], " 0, GPU-ab": ["0", "GPU-ab"]}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert devices.visible_gpus() == seen
 
 
 def test_each_rank_leads_its_own_groups_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
