@@ -49,6 +49,11 @@ class CompleteCheckpoints(TrainerCallback):
     def __init__(self, rank: int) -> None:
         self._rank = rank
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            # transformers would write one here, three times the model, that the stage's own result makes useless.
+            control.should_save = False
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert args.output_dir is not None
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
