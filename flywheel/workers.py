@@ -184,6 +184,10 @@ def _main(
     die_with_parent()
     os.setsid()
     die_with_agent()
+    if sys.platform == "linux":
+        # A forkserver's child would start processes by a forkserver of its own: a DataLoader's workers would import
+        # torch and TRL anew, every epoch.
+        multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for key, value in env.items():

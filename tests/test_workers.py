@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -39,6 +40,14 @@ def add(payload: dict[str, Any], report: Report) -> int:
 
 def environment(payload: dict[str, Any], report: Report) -> list[str | None]:
     return [os.environ.get(name) for name in payload["names"]]
+
+
+def start_one_too(payload: dict[str, Any], report: Report) -> float:
+    started = time.perf_counter()
+    child = multiprocessing.Process(target=os.getpid)
+    child.start()
+    child.join()
+    return time.perf_counter() - started
 
 
 def break_down(payload: dict[str, Any], report: Report) -> None:
@@ -147,6 +156,10 @@ def test_the_environment_is_changed_for_the_worker_alone(tmp_path: Path, monkeyp
     )
     assert run_all([worker]) == [["yes", None]]
     assert "FLYWHEEL_SET" not in os.environ
+
+
+def test_what_a_worker_starts_imports_nothing_again(tmp_path: Path) -> None:
+    assert run_all([start(tmp_path, "start_one_too")])[0] < 1
 
 
 def test_a_deliberate_error_arrives_whole(tmp_path: Path) -> None:
