@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -158,16 +159,18 @@ def make_model(spec: ScratchModel) -> tuple[transformers.PreTrainedModel, PreTra
     unknown = sorted(key for key in spec.config if not hasattr(blank, key))
     if unknown:
         raise RecipeError(f"model.config: {spec.architecture} has no field {', '.join(unknown)}")
-    config = AutoConfig.for_model(
-        spec.architecture,
-        **{
-            "vocab_size": len(tokenizer),
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            **spec.config,
-        },
-    )
+    values = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **spec.config,
+    }
+    try:
+        config = AutoConfig.for_model(spec.architecture, **values)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        said = " ".join(str(error).split())
+        raise RecipeError(f"model.config: {spec.architecture} cannot be made so: {said}") from error
     return AutoModelForCausalLM.from_config(config), tokenizer
 
 
