@@ -157,7 +157,7 @@ class Training(Section):
         default="auto", description="`auto` is bf16 on a GPU that has it, else fp32."
     )
     gradient_checkpointing: bool | None = Field(
-        default=None, description="Recompute activations to save memory; null is on for GPUs, off for CPUs."
+        default=None, description="Recompute activations to save memory; null is on where a GPU might not hold them."
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads; null is torch's default.")
     save_steps: int = Field(default=200, ge=1, description="Steps between checkpoints: what a kill can lose.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from flywheel.devices import launch_findings, sharding
 from flywheel.engines import EngineSpec, make_engine
@@ -27,8 +28,9 @@ from flywheel.stages.schemas import PAIRS, SFT
 from flywheel.training import train
 from flywheel.training.config import dpo_config, sft_config
 from flywheel.training.data import dpo_dataset, sft_dataset
-from flywheel.training.preflight import _training_bytes
+from flywheel.training.preflight import training_bytes
 from flywheel.training.save import check_weights
+from flywheel.training.speed import PaddingCollator, activation_bytes, forget_padding, recomputes
 from flywheel.types import Sampling
 
 
@@ -126,6 +128,72 @@ def test_sft_then_dpo_leave_plain_model_folders(rows: Path, pairs: Path, tmp_pat
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert read_json(tmp_path / "dpo" / "log.json")[-1]["step"] == 3
+
+
+def test_the_last_step_leaves_no_checkpoint_beside_the_result(rows: Path, tmp_path: Path) -> None:
+    train.sft(payload(tmp_path / "sft", Sft(batch_size=8, save_steps=2), rows), Quiet())  # type: ignore[arg-type]
+    left = sorted(folder.name for folder in (tmp_path / "sft" / ".trainer.1").glob("checkpoint-*"))
+    assert left == ["checkpoint-2", "checkpoint-4"]  # of 5 steps
+
+
+def test_a_scratch_model_that_cannot_be_made_is_explained() -> None:
+    spec = {"architecture": "llama", "config": {"hidden_size": 64, "num_attention_heads": 6}}
+    with pytest.raises(RecipeError, match=r"model\.config: llama cannot be made so: .*attention heads \(6\)"):
+        make_model(ScratchModel.model_validate(spec))
+
+
+def test_batches_are_trl_s(rows: Path) -> None:
+    data = sft_dataset(rows, chars_tokenizer(), max_length=64)
+    theirs = DataCollatorForLanguageModeling(pad_token_id=0)
+    ours = PaddingCollator.instead_of(theirs)
+    assert isinstance(ours, PaddingCollator)
+    examples = [data[i] for i in (3, 17, 39)]
+    batch, same = theirs(examples), ours(examples)
+    assert batch.keys() == same.keys()
+    assert all(torch.equal(batch[name], same[name]) and batch[name].dtype == same[name].dtype for name in batch)
+    packing = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    assert PaddingCollator.instead_of(packing) is packing
+
+
+def test_forgotten_padding_changes_no_token(tmp_path: Path) -> None:
+    for architecture in ("llama", "qwen3", "mistral"):  # the last with a window, which must stay
+        spec = {"architecture": architecture, "config": {**TINY["config"], "num_key_value_heads": 1}}
+        if architecture == "mistral":
+            spec["config"]["sliding_window"] = 4
+        torch.manual_seed(0)
+        model, _ = make_model(ScratchModel.model_validate(spec))
+        ids, mask = torch.randint(7, 90, (3, 12)), torch.ones(3, 12, dtype=torch.long)
+        for row, length in enumerate((12, 7, 3)):
+            ids[row, length:], mask[row, length:] = 0, 0
+        real = mask.bool()
+        model.eval()
+        with torch.no_grad():
+            before = model(input_ids=ids, attention_mask=mask).logits[real]
+            forget_padding(model)
+            after = model(input_ids=ids, attention_mask=mask).logits[real]
+        assert model.config._attn_implementation == "sdpa_right_padded"
+        assert (before - after).abs().max() < 1e-5
+        model.save_pretrained(tmp_path / architecture)
+        assert "right_padded" not in (tmp_path / architecture / "config.json").read_text()
+        AutoModelForCausalLM.from_pretrained(tmp_path / architecture)
+
+
+def test_activations_are_recomputed_where_a_gpu_might_not_hold_them(
+    rows: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = make_model(ScratchModel.model_validate(TINY))
+    data, both = sft_dataset(rows, tokenizer, 64), dpo_dataset(pairs, tokenizer, 64)
+    assert not recomputes(Sft(), model, data, 8, 1)  # there is no GPU
+    memory = {"total": 2**34}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=memory["total"]))
+    assert not recomputes(Sft(), model, data, 8, 1) and not recomputes(Dpo(), model, both, 8, 1)
+    assert recomputes(Sft(gradient_checkpointing=True), model, data, 8, 1)
+    memory["total"] = 2**20
+    assert recomputes(Sft(), model, data, 8, 1) and recomputes(Dpo(), model, both, 8, 1)
+    assert not recomputes(Sft(gradient_checkpointing=False), model, data, 8, 1)
+    experts = SimpleNamespace(num_local_experts=8, get_text_config=lambda: experts)
+    assert activation_bytes(experts) is None
 
 
 def test_an_adapter_that_is_not_merged_goes_on_in_the_next_stage_and_answers(
@@ -237,7 +305,7 @@ def test_an_accelerate_config_that_could_not_save_is_refused_before_training(mon
 
 def test_the_memory_estimate_knows_of_shards() -> None:
     def need(section: Sft | Dpo, world: int, how: str) -> float:
-        return _training_bytes(1000, section, world, how) / 1000
+        return training_bytes(1000, section, world, how) / 1000
 
     assert (need(Sft(), 1, ""), need(Sft(), 4, "")) == (16, 16)
     assert (need(Sft(), 4, "zero2"), need(Sft(), 4, "zero3"), need(Sft(), 4, "fsdp")) == (7, 4, 4)

@@ -77,7 +77,7 @@ def _common(section: Training, output: Path, seed: int, world: int) -> dict[str,
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
         "use_cpu": not gpu,
-        "gradient_checkpointing": gpu if checkpointing is None else checkpointing,
+        "gradient_checkpointing": gpu if checkpointing is None else checkpointing,  # until the rows are known
         "save_strategy": "steps",
         "save_steps": section.save_steps,
         "save_total_limit": 2,  # the newest may be half-written when the power goes

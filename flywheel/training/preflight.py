@@ -87,7 +87,7 @@ def _weights_are_readable(model: str) -> None:
 
 def _memory(recipe: Recipe, parameters: int, world: int, sharding: str) -> tuple[list[str], list[str]]:
     sections: list[Training] = [s for s in (recipe.warmup, recipe.sft, recipe.dpo) if s is not None]
-    need = max((_training_bytes(parameters, s, world, sharding) for s in sections), default=0.0)
+    need = max((training_bytes(parameters, s, world, sharding) for s in sections), default=0.0)
     gpu = torch.cuda.is_available()
     have = torch.cuda.get_device_properties(0).total_memory if gpu else psutil.virtual_memory().available
     where = "GPU memory" if gpu else "memory"
@@ -107,7 +107,7 @@ def _memory(recipe: Recipe, parameters: int, world: int, sharding: str) -> tuple
     return findings, [told]
 
 
-def _training_bytes(parameters: int, section: Training, world: int, sharding: str) -> float:
+def training_bytes(parameters: int, section: Training, world: int, sharding: str) -> float:
     """Bytes on each device: weights, gradients, AdamW's moments, DPO's reference; activations come on top.
 
     ZeRO-2 shards gradients and moments, ZeRO-3 and FSDP the weights as well (Rajbhandari et al. 2020, figure 1).

@@ -16,7 +16,9 @@ from accelerate import DistributedType, PartialState
 from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
+from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from flywheel.devices import sharding
@@ -28,6 +30,7 @@ from flywheel.training.callbacks import CompleteCheckpoints, Progress, newest_ch
 from flywheel.training.config import dpo_config, lora_config, sft_config
 from flywheel.training.data import dpo_dataset, sft_dataset
 from flywheel.training.save import save_checkpoint
+from flywheel.training.speed import PaddingCollator, forget_padding, recomputes
 from flywheel.workers import Report
 
 
@@ -47,6 +50,7 @@ def sft(payload: dict[str, Any], report: Report) -> dict[str, Any]:
         data = sft_dataset(Path(payload["data"]), tokenizer, section.max_length)
         _refuse_empty(data, section)
     with report.span("load"):
+        _hasten(arguments, section, model, data, payload["world"])
         trainer = SFTTrainer(
             model=model,
             args=arguments,
@@ -54,6 +58,7 @@ def sft(payload: dict[str, Any], report: Report) -> dict[str, Any]:
             processing_class=tokenizer,
             peft_config=None if isinstance(model, PeftModel) else lora_config(section.lora),
         )
+        trainer.data_collator = PaddingCollator.instead_of(trainer.data_collator)
     return _train(trainer, payload, section, tokenizer, report)
 
 
@@ -65,10 +70,13 @@ def dpo(payload: dict[str, Any], report: Report) -> dict[str, Any]:
         shard_on_cpus_too()
         model, tokenizer = _load(payload, section)
         reference = _reference(payload["reference"], model.dtype)
+        if torch.cuda.is_available():
+            forget_padding(reference)
     with report.span("tokenize"):
         data = dpo_dataset(Path(payload["data"]), tokenizer, section.max_length)
         _refuse_empty(data, section)
     with report.span("load"):
+        _hasten(arguments, section, model, data, payload["world"])
         collator = None
         if section.mask_special_tokens:
             collator = MaskedPreferenceCollator(
@@ -138,6 +146,16 @@ def _reference(source: str, dtype: torch.dtype) -> PreTrainedModel:
     return reference
 
 
+def _hasten(
+    arguments: SFTConfig | DPOConfig, section: Training, model: PreTrainedModel | PeftModel, data: Dataset, world: int
+) -> None:
+    """What can be decided once the model and the rows are known."""
+    micro = arguments.per_device_train_batch_size
+    arguments.gradient_checkpointing = recomputes(section, model, data, micro, world)
+    if torch.cuda.is_available():
+        forget_padding(model)
+
+
 def _refuse_empty(data: Dataset, section: Training) -> None:
     if len(data) == 0:
         raise UserError(
@@ -181,7 +199,8 @@ def _train(
 ) -> dict[str, Any]:
     trainer.add_callback(Progress(report))
     trainer.add_callback(CompleteCheckpoints(payload["rank"]))
-    print(f"training backend: {_backend_in_use(trainer)}", flush=True)
+    how = "recomputed" if trainer.args.gradient_checkpointing else "kept"
+    print(f"training backend: {_backend_in_use(trainer)}; activations are {how}", flush=True)
     resume = newest_checkpoint(_scratch(payload), payload["world"], payload["rank"])
     if resume is not None:
         print(f"resuming from {resume}")
