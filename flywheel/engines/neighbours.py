@@ -32,6 +32,8 @@ def room_for(rows: int, dimensions: int, device: str) -> bool:
     """Whether a device's memory takes these vectors, in both precisions."""
     if device == "cpu":
         return True
+    if not torch.cuda.is_available():  # a GPU, but a torch that was built without CUDA
+        return False
     free, _ = torch.cuda.mem_get_info(device)
     return rows * dimensions * 6 + SPARE < free
 
