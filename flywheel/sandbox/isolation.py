@@ -147,7 +147,7 @@ def _bubblewrap(way: Way, texts: list[int]) -> list[str]:
     for path in _etc():
         command += ["--ro-bind", path, path]
     for (name, _), text in zip(_OWN_ETC.items(), texts, strict=True):
-        command += ["--ro-bind-data", str(text), f"/etc/{name}"]
+        command += ["--perms", "0644", "--file", str(text), f"/etc/{name}"]
     guest = Path(f"{_GUEST}/flywheel/sandbox/inside")
     for parent in reversed(guest.parents[:-1]):
         command += ["--dir", str(parent)]
@@ -199,7 +199,8 @@ def shown() -> list[str]:
 def _roots() -> list[str]:
     paths = ["/usr", *(p for p in ("/bin", "/sbin", "/lib", "/lib32", "/lib64") if not Path(p).is_symlink())]
     paths += [os.path.realpath(sys.base_prefix), sys.base_prefix, str(python().parent), *packages()]
-    return [p for p in dict.fromkeys(paths) if Path(p).exists() and (p == "/usr" or not p.startswith("/usr/"))]
+    there = [path for path in dict.fromkeys(paths) if Path(path).exists()]
+    return [path for path in there if not any(path.startswith(f"{other}/") for other in there)]
 
 
 def _etc() -> list[str]:
