@@ -148,6 +148,7 @@ def _kmeans(rows: Floats, count: int, seed: int) -> Floats:
         niter=ITERATIONS,
         spherical=True,
         seed=seed,
+        gpu=faiss.get_num_gpus() > 0,
         min_points_per_centroid=1,
         max_points_per_centroid=10**6,
     )
