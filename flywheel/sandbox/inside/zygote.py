@@ -25,9 +25,9 @@ from flywheel.sandbox.inside import kernel, program, scene, supervisor
 CONTROL = 3
 """The control socket's descriptor."""
 _PRELOAD = """
-abc array ast bisect collections collections.abc contextlib copy dataclasses datetime decimal enum fractions functools
-hashlib heapq inspect io itertools json linecache math operator os random re resource select signal site statistics
-string struct sys threading time traceback types typing
+abc ast bisect collections collections.abc contextlib copy dataclasses datetime enum functools hashlib heapq inspect io
+itertools json linecache math operator os random re resource select signal site string struct sys threading time
+traceback types typing
 """
 """What most programs import. What few do would cost all of them: a fork's price is what the interpreter has loaded."""
 _DRIVERS = ("test_driver.py", "call_driver.py")
