@@ -45,8 +45,9 @@ class Group:
         return list(dict.fromkeys((self.memory, self.pids)))
 
     @cached_property
-    def _events(self) -> str:
-        return str(self.memory / ("memory.events" if self.version == 2 else "memory.oom_control"))
+    def _events(self) -> int:
+        """A descriptor that stays open: it is read for each program."""
+        return os.open(self.memory / ("memory.events" if self.version == 2 else "memory.oom_control"), os.O_RDONLY)
 
     def limit_memory(self, most: int) -> None:
         """Bytes that all processes together may use; swap counts as memory, or is not given at all.
@@ -75,15 +76,17 @@ class Group:
 
     def killed(self) -> int:
         """How many processes were killed for lack of memory, ever."""
-        descriptor = os.open(self._events, os.O_RDONLY)  # for each program: a file object costs thrice as much
-        try:
-            lines = os.read(descriptor, 4096).splitlines()
-        finally:
-            os.close(descriptor)
+        lines = os.pread(self._events, 4096, 0).splitlines()
         return next(int(line[9:]) for line in lines if line.startswith(b"oom_kill "))
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        if (descriptor := vars(self).pop("_events", None)) is not None:
+            os.close(descriptor)
 
     def remove(self) -> None:
         """Remove it; its processes must have ended, or be about to."""
+        self.close()
         for folder in self.folders:
             for _ in range(200):
                 try:

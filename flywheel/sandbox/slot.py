@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,8 @@ class Slot:
     def close(self) -> None:
         while self._zygotes:
             self._forget(next(iter(self._zygotes)))
+        if self._group is not None:
+            self._group.close()
 
     def _zygote(self, key: _Key) -> Zygote:
         if key in self._zygotes:
@@ -260,32 +262,49 @@ class Slot:
         if "error" in said:
             raise SlotBroken(str(said["error"]))
         usage = Usage(said.get("cpu", 0.0), said.get("wall", 0.0), said.get("memory", 0))
-        seen = Outcome(
-            "exited",
+        ended: int | None = said.get("ended")
+        number = os.WTERMSIG(ended) if ended is not None and os.WIFSIGNALED(ended) else None
+        out_of_memory = ended != 0 and self._group is not None and self._group.killed() > killed
+        status, detail = _ending(watch.stopped, ended, number, usage, limits, out_of_memory)
+        return Outcome(
+            status,
+            exit_code=os.WEXITSTATUS(ended) if status == "exited" and ended is not None else None,
+            signal=number if status in ("oom", "cpu", "signaled") else None,
             stdout=bytes(watch.stdout),
             stderr=bytes(watch.stderr),
             usage=usage,
             limits=limits,
             level=self.level,
+            detail=detail,
+            files=dict(said["files"]) if status == "exited" else {},
         )
-        if watch.stopped == "output_limit":
-            return replace(seen, status="output_limit", detail=f"more than {limits.output:,} bytes")
-        ended = said.get("ended")
-        number = os.WTERMSIG(ended) if ended is not None and os.WIFSIGNALED(ended) else None
-        if ended != 0 and self._group is not None and self._group.killed() > killed:
-            return replace(seen, status="oom", signal=number, detail=f"more than {limits.memory:,} bytes of memory")
-        if usage.cpu >= limits.cpu or number == signal.SIGXCPU:
-            return replace(seen, status="cpu", signal=number, detail=f"more than {limits.cpu:g} s of CPU time")
-        if watch.stopped == "wall":
-            return replace(seen, status="wall", detail=f"more than {limits.wall:g} s")
-        if number == signal.SIGKILL and usage.cpu >= 0.7 * limits.cpu:
-            # The kernel strikes by ticks, which on a busy machine is before or after what it then says was used.
-            return replace(seen, status="cpu", signal=number, detail=f"more than {limits.cpu:g} s of CPU time")
-        if ended is None:
-            raise SlotBroken("the supervisor ended without a report")
-        if number is not None:
-            return replace(seen, status="signaled", signal=number, detail=_signal_name(number))
-        return replace(seen, exit_code=os.WEXITSTATUS(ended), files=dict(said["files"]))
+
+
+def _ending(
+    stopped: Status | None, ended: int | None, number: int | None, usage: Usage, limits: Limits, out_of_memory: bool
+) -> tuple[Status, str]:
+    """How a program ended, and in words which limit it met.
+
+    Args:
+        stopped: why we ended it, if we did.
+        ended: its exit status, as wait4(2) gives it; None if that is not known.
+        number: the signal that ended it.
+        out_of_memory: whether the kernel killed one of its processes for that.
+    """
+    if stopped == "output_limit":
+        return "output_limit", f"more than {limits.output:,} bytes"
+    if out_of_memory:
+        return "oom", f"more than {limits.memory:,} bytes of memory"
+    if usage.cpu >= limits.cpu or number == signal.SIGXCPU:
+        return "cpu", f"more than {limits.cpu:g} s of CPU time"
+    if stopped == "wall":
+        return "wall", f"more than {limits.wall:g} s"
+    if number == signal.SIGKILL and usage.cpu >= 0.7 * limits.cpu:
+        # The kernel strikes by ticks, which on a busy machine is before or after what it then says was used.
+        return "cpu", f"more than {limits.cpu:g} s of CPU time"
+    if ended is None:
+        raise SlotBroken("the supervisor ended without a report")
+    return ("exited", "") if number is None else ("signaled", _signal_name(number))
 
 
 class _Pump:
