@@ -251,6 +251,29 @@ def test_orphans_are_reaped_while_a_program_runs(local: LocalExecutor) -> None:
     assert outcome.stdout == b"2\n"
 
 
+def test_files_come_back_whatever_a_program_leaves_running(local: LocalExecutor) -> None:
+    """Who kills or stops all it can see does not reach what fetches the files."""
+    for number in ("SIGKILL", "SIGSTOP"):
+        outcome = run(
+            local,
+            textwrap.dedent(f"""
+            import os, signal
+            open("left.txt", "w").write("here")
+            if os.fork() == 0:
+                while os.getppid() != 1:
+                    pass
+                while True:
+                    try:
+                        os.kill(-1, signal.{number})
+                    except ProcessLookupError:
+                        pass
+            """),
+            fetch=("left.txt",),
+        )
+        assert outcome.ok, outcome
+        assert outcome.files == {"left.txt": b"here"}
+
+
 def test_weaker_isolation_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without bubblewrap: refused, with the remedy; accepted only when it was asked for, and then said."""
     monkeypatch.setattr(isolation, "ways", lambda: ["landlock"])

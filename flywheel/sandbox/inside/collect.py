@@ -3,20 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
-import time
 from pathlib import PurePosixPath
-
-
-def end_all() -> None:
-    """End every other process of this PID namespace but its first, and wait until they are gone."""
-    while True:
-        try:
-            os.kill(-1, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        time.sleep(0.001)
 
 
 def fetch(folder: str, wanted: list[str] | None, most: int) -> list[tuple[str, bytes]]:

@@ -107,7 +107,7 @@ class Supervisor:
         return code, namespace
 
     def attend(self, child: int) -> None:
-        """In the zygote: wait for the program, and tell."""
+        """In the zygote: wait for the program, end what it left, and tell."""
         order = self._order
         try:
             ended, used, killed = self._wait(child)
@@ -118,10 +118,11 @@ class Supervisor:
                 "wall": time.monotonic() - order.begun,
                 "files": [],
             }
-            if order.first is None or (order.fetch and not killed):
-                self._collect(child, facts)
-            else:
+            if self._scene.contained and (killed or not order.fetch):
                 _tell(order.status, facts)
+            else:
+                self._end(child)
+                self._collect(facts)
         except OSError as error:
             _tell(order.status, {"error": f"{type(error).__name__}: {error}"})
         self._leave()
@@ -136,15 +137,27 @@ class Supervisor:
         finally:
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
 
-    def _leave(self) -> None:
-        """End all that is left of a program, and be as before it."""
-        order = self._order
+    def _end(self, child: int | None = None) -> None:
+        """End every process that a program left.
+
+        Args:
+            child: its process, whose group it is without namespaces.
+        """
+        if self._order.first is not None:
+            os.kill(self._order.first, signal.SIGKILL)
+            os.waitpid(self._order.first, 0)  # returns when all of its namespace is gone
+            self._order.first = None
+        elif child is not None:
+            _kill_group(child)
         if self._scene.contained:
             kernel.enter(self._own_pids)
+
+    def _leave(self) -> None:
+        """Be as before the program."""
+        order = self._order
+        if self._scene.contained:
+            self._end()
             self._scene.take_down()
-        if order.first is not None:
-            os.kill(order.first, signal.SIGKILL)
-            os.waitpid(order.first, 0)  # returns when all of its namespace is gone
         for fd, own in enumerate(self._own_streams):
             os.dup2(own, fd)
         for descriptor in (order.job, *order.streams, order.status):
@@ -172,20 +185,16 @@ class Supervisor:
         _, ended, used = os.wait4(child, 0)
         return ended, used, killed
 
-    def _collect(self, child: int, facts: dict[str, Any]) -> None:
-        """End the program's other processes, and tell with the files that it left; in a process of its own."""
+    def _collect(self, facts: dict[str, Any]) -> None:
+        """Tell with the files that the program left; in a process of its own, since the zygote must not see them."""
         order = self._order
-        if order.first is None:
-            _kill_group(child)
         collector = kernel.clone(0)
         if collector == 0:
             try:
                 os.setpgid(0, 0)
-                if order.first is not None:
-                    collect.end_all()
                 *_, wanted, most = _job(order)
                 facts["files"] = collect.fetch(self._scene.home, wanted, most)
-                if order.first is None:
+                if not self._scene.contained:
                     os.chdir("/")
                     scene.remove(self._scene.home)
                 _tell(order.status, facts)
