@@ -22,10 +22,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     path = Path(path)
     if not path.is_file():
         raise RecipeError(f"there is no recipe {path}", hint="ls recipes/, or make one with `flywheel new NAME`")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
+    raw = _yaml(path)
     if not isinstance(raw, dict):
         raise RecipeError(f"{path} is not a mapping of keys to values")
     for override in overrides or []:
@@ -41,11 +38,9 @@ def load_filters(path: str | Path) -> list[dict[str, dict[str, Any]]]:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = _yaml(path)
     except OSError as error:
         raise RecipeError(f"there is no recipe {path}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
     found = raw.get("curate") if isinstance(raw, dict) else raw
     if not isinstance(found, list):
         raise RecipeError(f"{path} has no list of filters", hint="curate: [exact_duplicates, {length: {max: 512}}]")
@@ -53,6 +48,13 @@ def load_filters(path: str | Path) -> list[dict[str, dict[str, Any]]]:
     if wrong := [e for e in entries if not (isinstance(e, dict) and all(isinstance(v, dict) for v in e.values()))]:
         raise RecipeError(f"{path}: {wrong[0]!r} is not a filter", hint="a filter is NAME or {NAME: {OPTION: VALUE}}")
     return entries
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
 
 
 def parse_recipe(raw: dict[str, Any], source: str = "recipe") -> Recipe:

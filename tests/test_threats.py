@@ -251,6 +251,40 @@ def test_orphans_are_reaped_while_a_program_runs(local: LocalExecutor) -> None:
     assert outcome.stdout == b"2\n"
 
 
+def test_without_namespaces_a_program_ends_with_its_zygote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its children, too, though there the kernel does not see to it."""
+    monkeypatch.setattr(isolation, "ways", lambda: ["landlock"])
+    name = f"86399.{os.getpid()}"
+    sleeping = f"import subprocess\nsubprocess.run(['sleep', '{name}'])"
+    with LocalExecutor(slots=1, require="landlock") as executor, ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(run, executor, sleeping, limits=Limits(wall=3.0))
+        while not (asleep := _called("sleep", name)):
+            assert not ending.done()
+            time.sleep(0.01)
+        (zygote,) = (pid for pid in _called("flywheel.sandbox.inside.zygote") if _parent(pid) == os.getpid())
+        os.kill(zygote, signal.SIGKILL)
+        until = time.monotonic() + 2
+        while asleep & _called("sleep", name):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert ending.result().status == "wall"  # run again, in a new zygote
+    assert not _called("sleep", name)
+
+
+def _called(*words: str) -> set[int]:
+    """Processes whose command line has all of these words."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if set(words) <= set(path.read_text().split("\0")):
+                found.add(int(path.parent.name))
+    return found
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
 def test_files_come_back_whatever_a_program_leaves_running(local: LocalExecutor) -> None:
     """Who kills or stops all it can see does not reach what fetches the files."""
     for number in ("SIGKILL", "SIGSTOP"):

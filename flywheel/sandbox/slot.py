@@ -75,8 +75,9 @@ class Order:
         files = [(name, bytes(c), 0o755 if name in self.programs else 0o644) for name, c in self.files.items()]
         argv = None if self.argv is None else list(self.argv)
         fetch = None if self.fetch is None else list(self.fetch)
-        run = (files, self.entry, list(self.args), argv, dict(self.environment), self.clock, rlimits)
-        return marshal.dumps((*run, fetch, limits.disk))
+        return marshal.dumps(
+            (files, self.entry, list(self.args), argv, dict(self.environment), self.clock, rlimits, fetch)
+        )
 
     def message(self, size: int) -> bytes:
         """What the zygote has to know of a job of ``size`` bytes."""

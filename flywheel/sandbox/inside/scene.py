@@ -52,7 +52,7 @@ class Scene:
         kernel.set_dumpable(True)  # or its entries in /proc were not its own
         _own_user(os.getuid(), os.getgid())
         kernel.leave(kernel.NEWPID | kernel.NEWNS | kernel.NEWIPC)
-        child = kernel.clone(0)
+        child = kernel.fork()
         if child:
             os.closerange(3, 1 << 16)
             _, status = os.waitpid(child, 0)

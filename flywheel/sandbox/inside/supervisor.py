@@ -27,14 +27,19 @@ from flywheel.sandbox.inside import collect, kernel, program, scene
 
 @dataclass
 class _Order:
-    """What is to run, as far as the zygote may know it: descriptors, the job's size, and whether files come back."""
+    """What is to run, as far as the zygote may know it: its descriptors and sizes, and whether files come back.
+
+    And while it runs: the first process of its PID namespace, or without namespaces its guard.
+    """
 
     job: int
     streams: list[int]
     status: int
     size: int
     fetch: bool
+    disk: int
     first: int | None = None
+    guard: int | None = None
     begun: float = 0.0
 
 
@@ -52,7 +57,7 @@ class Supervisor:
         self._own_streams = [os.dup(fd) for fd in range(3)]
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
-        self._order = _Order(-1, [], -1, 0, False)
+        self._order = _Order(-1, [], -1, 0, False, 0)
 
     def next(self) -> bool:
         """Wait for the next program, and set its scene as far as can be done before the fork; False at the end."""
@@ -64,7 +69,7 @@ class Supervisor:
                 continue  # the program has ended by itself
             size, fetch, disk, most = (int(word) for word in message[1:].split())
             job, *streams, status = descriptors
-            self._order = _Order(job, streams, status, size, bool(fetch))
+            self._order = _Order(job, streams, status, size, bool(fetch), disk)
             try:
                 if self._scene.contained:
                     self._scene.set_up(disk, most)
@@ -110,6 +115,8 @@ class Supervisor:
         """In the zygote: wait for the program, end what it left, and tell."""
         order = self._order
         try:
+            if not self._scene.contained:
+                order.guard = _guard(child)
             ended, used, killed = self._wait(child)
             facts = {
                 "ended": ended,
@@ -125,6 +132,9 @@ class Supervisor:
                 self._collect(facts)
         except OSError as error:
             _tell(order.status, {"error": f"{type(error).__name__}: {error}"})
+            if not self._scene.contained:
+                _kill_group(child)
+            raise  # the zygote ends, and what is left in namespaces with it
         self._leave()
 
     def _first(self) -> int:
@@ -149,6 +159,10 @@ class Supervisor:
             self._order.first = None
         elif child is not None:
             _kill_group(child)
+        if self._order.guard is not None:
+            os.kill(self._order.guard, signal.SIGKILL)
+            os.waitpid(self._order.guard, 0)
+            self._order.guard = None
         if self._scene.contained:
             kernel.enter(self._own_pids)
 
@@ -188,12 +202,12 @@ class Supervisor:
     def _collect(self, facts: dict[str, Any]) -> None:
         """Tell with the files that the program left; in a process of its own, since the zygote must not see them."""
         order = self._order
-        collector = kernel.clone(0)
+        collector = kernel.fork()
         if collector == 0:
             try:
                 os.setpgid(0, 0)
-                *_, wanted, most = _job(order)
-                facts["files"] = collect.fetch(self._scene.home, wanted, most)
+                *_, wanted = _job(order)
+                facts["files"] = collect.fetch(self._scene.home, wanted, order.disk)
                 if not self._scene.contained:
                     os.chdir("/")
                     scene.remove(self._scene.home)
@@ -202,6 +216,21 @@ class Supervisor:
                 _tell(order.status, {"error": f"{type(error).__name__}: {error}"})
             os._exit(0)
         self._wait(collector)
+
+
+def _guard(child: int) -> int:
+    """A process that ends a program's group if the zygote is killed. In a PID namespace the kernel does."""
+    zygote = os.getpid()
+    guard = kernel.fork()
+    if guard == 0:
+        os.closerange(0, 1 << 16)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        kernel.die_with_parent(signal.SIGTERM)
+        if os.getppid() == zygote:
+            signal.sigwait([signal.SIGTERM])
+        _kill_group(child)
+        os._exit(0)
+    return guard
 
 
 def _kill_group(child: int) -> None:

@@ -133,7 +133,7 @@ def _run(settings: str) -> None:
     """
     supervise = main(settings)
     while supervise.next():
-        child = kernel.clone(0)
+        child = kernel.fork()
         if child == 0:
             code, namespace = supervise.become()
             break
