@@ -206,7 +206,7 @@ def _log_to(file: Path) -> None:
 
 @contextmanager
 def _signals_raise(rank: Rank) -> Iterator[None]:
-    """SIGINT and SIGTERM become ``Interrupted`` in the main thread; workers are then stopped and reaped."""
+    """The first SIGINT or SIGTERM raises ``Interrupted`` in the main thread; later ones are ignored: it is ending."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         # A second signal while we clean up must not break the cleaning.
@@ -219,9 +219,11 @@ def _signals_raise(rank: Rank) -> Iterator[None]:
     before: dict[int, Any] = {sig: signal.signal(sig, interrupt) for sig in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except BaseException:
-        # A launcher ends all ranks as soon as one stops; what this one has to say must still come out.
-        before = dict.fromkeys(before, signal.SIG_IGN) if rank.world > 1 else before
+    except BaseException as error:
+        # `timeout` and Slurm signal again, and a launcher ends all ranks as soon as one stops; what this one has to
+        # say, and its exit status, must still come out.
+        if rank.world > 1 or isinstance(error, Interrupted):
+            before = dict.fromkeys(before, signal.SIG_IGN)
         raise
     finally:
         for sig, handler in before.items():

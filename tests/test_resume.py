@@ -126,6 +126,9 @@ def test_nothing_outlives_the_agent_and_signals_end_it_in_order(reference: Path,
     assert tree.wait_for(lambda: (run / "rounds/001/.evaluate.work").exists())
     os.killpg(tree.agent.pid, signal.SIGTERM)  # as `timeout` and Slurm do: to agent and forkserver at once
     tree.signal(signal.SIGTERM)
+    while tree.agent.poll() is None:  # and again, by the impatient, to the very end
+        os.kill(tree.agent.pid, signal.SIGTERM)
+        time.sleep(0.002)
     assert tree.end() == 130
     assert "Traceback" not in tree.output()
 
