@@ -15,10 +15,7 @@ has_headers() { "$python" -c 'import pathlib, sysconfig; (pathlib.Path(sysconfig
 has_compiler() { command -v g++ >/dev/null; }
 has() { PATH=/usr/local/bin:/usr/bin:/bin type -P "$@" >/dev/null; } # where sandboxed programs look, not a user's own
 has_jdk() { has javac && has java; }
-has_modules() {
-  perl -MTest::Deep -e1 2>/dev/null && [[ -e /usr/share/lua/5.4/luaunit.lua ]] &&
-    [[ -d /usr/share/gocode/src/github.com/stretchr/testify ]]
-}
+has_perl_module() { /usr/bin/perl "-M$1" -e1 2>/dev/null; }
 has_daemons() { PATH=$PATH:/usr/sbin:/sbin type -P "$@" >/dev/null; } # Debian keeps them off a user's PATH
 
 has_library() { "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null; }
@@ -41,7 +38,8 @@ missing_for_tests() {
   has_daemons runc || echo runc
 }
 
-# A row each in flywheel/sandbox/languages.py; the modules are what MultiPL-E's and HumanEval-X's tests import.
+# A row each in flywheel/sandbox/languages.py; the modules are what the tests of MultiPL-E, HumanEval-X and
+# MBXP import.
 missing_languages() {
   has node || echo nodejs
   has tsc || echo node-typescript
@@ -54,7 +52,13 @@ missing_languages() {
   has perl || echo perl
   has lua5.4 || echo lua5.4
   has sqlite3 || echo sqlite3
-  has_modules || printf '%s\n' golang-github-stretchr-testify-dev libtest-deep-perl lua-unit
+  has_perl_module Test::Deep || echo libtest-deep-perl
+  has_perl_module Data::Compare || echo libdata-compare-perl
+  [[ -d /usr/share/gocode/src/github.com/stretchr/testify ]] || echo golang-github-stretchr-testify-dev
+  [[ -e /usr/share/java/javatuples.jar ]] || echo libjavatuples-java
+  [[ -e /usr/share/lua/5.4/luaunit.lua ]] || echo lua-unit
+  [[ -d /usr/share/nodejs/lodash ]] || echo node-lodash
+  php -m 2>/dev/null | grep -q mbstring || echo php-mbstring
 }
 
 missing() {

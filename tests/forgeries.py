@@ -254,8 +254,8 @@ GO = Suite(
             "\t\t\t\tt.Errorf(\"expected '%s', got '%s'\", tc.expected, tc.actual)\n\t\t\t}\n\t\t})\n\t}\n}\n",
         ),
         "humaneval-x": (
-            'package main\n\nimport (\n    "math"\n    "testing"\n    "github.com/stretchr/testify/assert"\n)\n'
-            'import (\n    "math"\n)\n\n// Add two numbers.\nfunc add(a float64, b float64) float64 {\n'
+            'package main\n\nimport (\n    "math"\n    "testing"\n    "github.com/stretchr/testify/assert"\n)\n\n'
+            "// Add two numbers.\nfunc add(a float64, b float64) float64 {\n"
             "    return math.Abs(a + b)\n}\n",
             "func TestAdd(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal(5.0, add(2, 3))\n"
             "    assert.Equal(2.0, add(1, 1))\n}\n",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -316,6 +317,24 @@ def _flaky(level: str, outcome: Outcome) -> Grade:
 
 
 def _how(outcome: Outcome) -> str:
-    """How a run ended, with the last line of its stderr."""
-    said = outcome.stderr.decode(errors="replace").strip().splitlines()
-    return f"{outcome}: {said[-1][:200]}" if said else str(outcome)
+    """How a run ended, with the line of its stderr that tells most."""
+    said = [line.strip() for line in outcome.stderr.decode(errors="replace").splitlines() if line.strip()]
+    return f"{outcome}: {_telling(said, outcome.status)[:200]}" if said else str(outcome)
+
+
+_BEGINS = re.compile(r"\S*(error|exception|panic)", re.IGNORECASE)
+_TELLS = re.compile(r"error|exception|panic", re.IGNORECASE)
+_HINTS = re.compile(r"undefined|unused|not used|denied", re.IGNORECASE)
+
+
+def _telling(said: Sequence[str], status: str) -> str:
+    """Python ends with what went wrong, compilers begin with it, others put the source above and the stack below."""
+    if "stack traceback:" in said[1:]:  # Lua's
+        return said[said.index("stack traceback:", 1) - 1]
+    if said[0].startswith("Traceback") or (status != "compile_error" and _BEGINS.match(said[-1])):
+        return said[-1]
+    for tells in (_BEGINS.match, _TELLS.search, _HINTS.search):
+        for line in said:
+            if tells(line):
+                return line
+    return said[-1]

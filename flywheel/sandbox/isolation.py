@@ -27,6 +27,7 @@ INSIDE = Path(__file__).parent / "inside"
 SCRATCH = "/tmp"
 """Where a program's own tmpfs is; its work folder is ``work`` below."""
 _GUEST = "/run/guest"
+_WARM = "/run/warm"
 _FIRST_UID = 1_900_000_000  # systemd keeps the range above its containers free
 _SIGNALS_KEPT_INSIDE = 6  # Landlock's ABI from which signals can be kept inside
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d")
@@ -79,7 +80,16 @@ def scratch(way: Way, index: int, folder: Path) -> str:
     return str(path)
 
 
-def start(way: Way, slot: int, hash_seed: int, preload: Iterable[str], control: int, scratch: str) -> Start:
+def warm(way: Way, folder: Path) -> tuple[Path, str]:
+    """Where an executor keeps what its compilers read for every program, and what that is called in a sandbox."""
+    path = folder / "warm"
+    path.mkdir(mode=0o755, exist_ok=True)
+    return path, str(path) if way == "landlock" else _WARM
+
+
+def start(
+    way: Way, slot: int, hash_seed: int, preload: Iterable[str], control: int, scratch: str, folder: Path
+) -> Start:
     """The command line of a zygote.
 
     Args:
@@ -89,7 +99,9 @@ def start(way: Way, slot: int, hash_seed: int, preload: Iterable[str], control: 
         preload: modules to import beside the usual ones.
         control: descriptor of the control socket.
         scratch: with Landlock: the slot's folder.
+        folder: of the executor.
     """
+    ready, _ = warm(way, folder)
     contained = way != "landlock"
     proc = way != "user" or os.geteuid() != 0  # with root's user bubblewrap covers parts of /proc
     early = contained and proc
@@ -103,7 +115,7 @@ def start(way: Way, slot: int, hash_seed: int, preload: Iterable[str], control: 
         "seccomp_late": "" if early else filter_program(contained, signals).hex(),
         "preload": list(preload),
         "path": packages(),
-        "readable": [] if contained else [*_roots(), "/dev", *_etc()],
+        "readable": [] if contained else [*_roots(), "/dev", *_etc(), str(ready)],
         "scratch": SCRATCH if contained else scratch,
     }
     zygote = [str(python()), "-S", "-s", "-P", "-B", "-m", "flywheel.sandbox.inside.zygote", json.dumps(settings)]
@@ -111,7 +123,7 @@ def start(way: Way, slot: int, hash_seed: int, preload: Iterable[str], control: 
     if contained:
         environment["PYTHONPATH"] = _GUEST
         texts = [_text(name, content) for name, content in _OWN_ETC.items()]
-        return Start([*_bubblewrap(way, texts), *zygote], environment, texts)
+        return Start([*_bubblewrap(way, texts, ready), *zygote], environment, texts)
     environment["PYTHONPATH"] = str(INSIDE.parents[2])
     return Start(zygote, environment, [])
 
@@ -132,7 +144,7 @@ def remarks(way: Way) -> list[str]:
     return []
 
 
-def _bubblewrap(way: Way, texts: list[int]) -> list[str]:
+def _bubblewrap(way: Way, texts: list[int], ready: Path) -> list[str]:
     command = ["bwrap", "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-ipc", "--unshare-net"]
     command += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox"]
     for path in _roots():
@@ -151,7 +163,7 @@ def _bubblewrap(way: Way, texts: list[int]) -> list[str]:
     guest = Path(f"{_GUEST}/flywheel/sandbox/inside")
     for parent in reversed(guest.parents[:-1]):
         command += ["--dir", str(parent)]
-    command += ["--ro-bind", str(INSIDE), str(guest)]
+    command += ["--ro-bind", str(INSIDE), str(guest), "--ro-bind", str(ready), _WARM]
     command += ["--dev", "/dev", "--dir", SCRATCH, "--dir", "/proc"]
     if way == "root":
         # Only until the zygote has mounted /proc and become the slot's user.

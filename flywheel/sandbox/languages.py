@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flywheel.errors import UserError
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
 
 SANDBOX_PATH = "/usr/local/bin:/usr/bin:/bin"
 """Where programs of a sandbox are looked for: what the machine has under ``/usr``, and nobody's home."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """What a compiler needs for every program, made once; see ``compilers.py``.
+
+    Attributes:
+        make: shell commands that fill the folder ``warm``; run beside ``files``, where one that fails ends them.
+        files: sources for it.
+        compile: instead of the language's own command, with ``{warm}`` for the folder; None: it stays.
+        env: environment variables of compilations, likewise.
+    """
+
+    make: str
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    compile: tuple[str, ...] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +60,7 @@ class Language:
         address_space: whether a limit on address space (RLIMIT_AS) is bearable: virtual machines with garbage
             collectors reserve far more than they use, and need a memory cgroup instead.
         processes: least number of processes and threads that its runtime needs.
+        warm: how its compiler is made fast, where programs are run on this machine.
     """
 
     name: str
@@ -58,13 +77,31 @@ class Language:
     support: Mapping[str, bytes] = field(default_factory=dict)
     address_space: bool = True
     processes: int = 1
+    warm: Warm | None = None
 
 
 _NODE_TYPES = b"""declare var require: any, process: any, module: any, exports: any, Buffer: any, global: any;
+declare var console: any, performance: any, crypto: any, fetch: any;
+declare var setTimeout: any, setInterval: any, setImmediate: any, queueMicrotask: any, structuredClone: any;
+declare var clearTimeout: any, clearInterval: any, clearImmediate: any;
+declare var URL: any, URLSearchParams: any, TextEncoder: any, TextDecoder: any, AbortController: any;
+type URL = any;
+type URLSearchParams = any;
 declare module "*";
 """
 _WARN = ("-w", "-pipe")  # a warning is no error, and compilers print a lot of them
+_CPP = ("-std=c++17", "-O1", *_WARN, "-pthread")
+_GO = ("go", "build", "-ldflags=-s -w", "-o", "main")
 _ALTERNATIVES = ("/etc/alternatives",)
+# Where Debian puts modules that public sets import: lodash (MBXP), javatuples (MultiPL-E).
+_NODE_PATH = {"NODE_PATH": "/usr/share/nodejs"}
+_CLASSES = ".:/usr/share/java/javatuples.jar"
+_JAVAC = ("-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", "-nowarn", "-d", ".", "-cp", _CLASSES)
+
+
+def _sources(*names: str) -> dict[str, bytes]:
+    return {name: (Path(__file__).parent / "warm" / name).read_bytes() for name in names}
+
 
 _ROWS = (
     Language(
@@ -85,23 +122,36 @@ _ROWS = (
         grammar="javascript",
         aliases=("js", "node", "nodejs"),
         fusion="nodejs",
+        env=_NODE_PATH,
         address_space=False,
         processes=16,
     ),
     Language(
         "typescript",
         file="main.ts",
-        # Types are checked; Node's own names are declared beside the program, since not everyone has @types/node.
-        compile=("tsc", "--target", "es2021", "--module", "commonjs", "--skipLibCheck", "{sources}"),
+        # Types are checked. Node's own names are declared beside the program, since not everyone has @types/node; those
+        # of browsers are not (a program may call something `name`, or `close`).
+        compile=("tsc", "--target", "es2021", "--module", "commonjs", "--skipLibCheck", "--lib", "es2021", "{sources}"),
         run=("node", "{stem}.js"),
         programs={"tsc": "node-typescript", "node": "nodejs"},
         image="flywheel-sandbox",
         grammar="typescript",
         aliases=("ts",),
         fusion="typescript",
+        env=_NODE_PATH,
         support={"node.d.ts": _NODE_TYPES},
         address_space=False,
         processes=16,
+        warm=Warm(
+            make="""
+                lib=$(dirname "$(dirname "$(readlink -f "$(command -v tsc)")")")/lib
+                { cat "$lib/typescript.js"; echo "const LIBRARY = '$lib/';"; cat tsc.js; } >entry.js
+                echo 'const xs: number[] = [3].map((x) => x + 1); export {};' >warm.ts
+                node --snapshot-blob warm/tsc.blob --build-snapshot entry.js
+            """,
+            files=_sources("tsc.js"),
+            compile=("node", "--snapshot-blob", "{warm}/tsc.blob", "{sources}"),
+        ),
     ),
     Language(
         "php",
@@ -112,7 +162,7 @@ _ROWS = (
         image="php:8-cli",
         grammar="php",
         fusion="php",
-        etc=_ALTERNATIVES,
+        etc=(*_ALTERNATIVES, "/etc/php"),  # which extensions it has: ctype, mbstring
     ),
     Language(
         "bash",
@@ -126,8 +176,8 @@ _ROWS = (
     Language(
         "java",
         file="Main.java",
-        compile=("javac", "-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", "-nowarn", "-d", ".", "{sources}"),
-        run=("java", "-ea", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss64m", "-cp", ".", "{stem}"),
+        compile=("javac", *_JAVAC, "{sources}"),
+        run=("java", "-ea", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss64m", "-cp", _CLASSES, "{stem}"),
         programs={"javac": "default-jdk-headless", "java": "default-jdk-headless"},
         image="eclipse-temurin:17",
         grammar="java",
@@ -135,17 +185,34 @@ _ROWS = (
         etc=(*_ALTERNATIVES, "/etc/java-*-openjdk"),
         address_space=False,
         processes=32,
+        warm=Warm(  # the compiler's own classes, loaded
+            make=f"""
+                javac -J-XX:ArchiveClassesAtExit=warm/javac.jsa {" ".join(_JAVAC)} Warm.java
+                test -s warm/javac.jsa
+            """,
+            files=_sources("Warm.java"),
+            compile=("javac", "-J-XX:SharedArchiveFile={warm}/javac.jsa", *_JAVAC, "{sources}"),
+        ),
     ),
     Language(
         "cpp",
         file="main.cpp",
-        compile=("g++", "-std=c++17", "-O1", *_WARN, "-o", "main", "{sources}", "-pthread"),
+        compile=("g++", *_CPP, "-o", "main", "{sources}"),
         run=("./main",),
         programs={"g++": "g++"},
         image="gcc:12",
         grammar="cpp",
         aliases=("c++", "cc", "cxx"),
         fusion="cpp",
+        warm=Warm(  # contests' header of all headers, where it is a program's first
+            make=f"""
+                mkdir warm/bits
+                echo '#include <bits/stdc++.h>' >all.h
+                echo '#include_next <bits/stdc++.h>' >warm/bits/stdc++.h
+                g++ {" ".join(_CPP)} -x c++-header -o warm/bits/stdc++.h.gch all.h
+            """,
+            compile=("g++", "-I{warm}", *_CPP, "-o", "main", "{sources}"),
+        ),
     ),
     Language(
         "c",
@@ -159,12 +226,12 @@ _ROWS = (
     Language(
         "go",
         file="main.go",
-        compile=("go", "build", "-o", "main", "{sources}"),
+        compile=(*_GO, "{sources}"),
         run=("./main",),
         programs={"go": "golang-go"},
         image="golang:1.19",
         grammar="go",
-        aliases=("golang",),
+        aliases=("golang", "go_test.go"),  # MultiPL-E calls it so
         fusion="go",
         # Debian's Go packages lie in /usr/share/gocode; modules would have to be fetched.
         env={
@@ -175,6 +242,16 @@ _ROWS = (
         },
         address_space=False,
         processes=32,
+        warm=Warm(  # the packages that tests import, built
+            make="""
+                export GOCACHE=$PWD/warm
+                go build -o warm.out warm.go
+                [ ! -d /usr/share/gocode/src/github.com/stretchr/testify ] || go build -o testify.out testify.go
+                touch $(printf 'warm/%02x/.keep ' $(seq 0 255))  # Go makes folders that are missing, or tries to
+            """,
+            files=_sources("warm.go", "testify.go"),
+            env={"GOCACHE": "{warm}"},
+        ),
     ),
     Language(
         "rust",
@@ -254,8 +331,12 @@ def language(name: str) -> Language:
     return row
 
 
-def commands(job: Job) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+def commands(job: Job, compiler: tuple[str, ...] | None = None) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """What compiles a job (None: nothing to compile), and what runs it; both in its work folder.
+
+    Args:
+        job: a program.
+        compiler: instead of the language's own ``compile``.
 
     In a row's commands ``{entry}`` is the job's entry (or the language's own file name), ``{stem}`` its name without
     the suffix, and ``{sources}`` all files of the job with the entry's suffix, the entry first.
@@ -273,7 +354,8 @@ def commands(job: Job) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
             )
         return tuple(words)
 
-    return (filled(row.compile) if row.compile else None), (*filled(row.run), *job.argv)
+    compile = compiler or row.compile
+    return (filled(compile) if compile else None), (*filled(row.run), *job.argv)
 
 
 def work_files(job: Job) -> dict[str, bytes]:

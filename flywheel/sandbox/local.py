@@ -17,6 +17,7 @@ from typing import Literal
 from flywheel.errors import UserError
 from flywheel.sandbox import cgroups, isolation
 from flywheel.sandbox.compiled import COMPILING, CompileCache
+from flywheel.sandbox.compilers import WarmCompilers
 from flywheel.sandbox.janitor import Janitor
 from flywheel.sandbox.job import MIB, Capabilities, Job, Limits, Outcome
 from flywheel.sandbox.languages import LANGUAGES, commands, installed, language, missing, work_files
@@ -48,12 +49,13 @@ class LocalExecutor(Pool[Slot]):
     def __init__(self, slots: int | None = None, require: Require = "namespaces") -> None:
         count = slots or 2 * len(os.sched_getaffinity(0))
         self._compiled = CompileCache()
+        self._compilers: WarmCompilers | None = None
         self._way: isolation.Way | None = None
         self._stronger: list[str] = []
         self._require = require
         self._parents = cgroups.find()
         self._groups = self._make_groups(count)
-        # Landlock has no tmpfs of its own: programs work in folders below this one.
+        # What compilers read; and Landlock has no tmpfs of its own: programs work in folders below this one.
         self._folder = Path(tempfile.mkdtemp(prefix=cgroups.PREFIX))
         self._folder.chmod(0o711)
         self._janitor = Janitor([*(f for group in self._groups for f in group.folders), self._folder])
@@ -61,9 +63,10 @@ class LocalExecutor(Pool[Slot]):
 
     def capabilities(self) -> Capabilities:
         self._check_open()
-        assert self._way is not None
+        assert self._way is not None and self._compilers is not None
         limited: Literal["cgroup", "rlimit"] = "cgroup" if self._groups else "rlimit"
         said = [*isolation.remarks(self._way), *(f"stronger, but not possible here: {why}" for why in self._stronger)]
+        said += self._compilers.remarks()
         if not self._groups:
             said.append(
                 "no writable cgroup: memory is limited per process, and that of garbage-collected runtimes is not"
@@ -128,6 +131,7 @@ class LocalExecutor(Pool[Slot]):
                 outcome = slot.run(Order({"main.py": b"print(6 * 7)"}, Limits(), entry="main.py"))
                 if outcome.ok and outcome.stdout == b"42\n":
                     self._way, self._stronger = way, failed
+                    self._compilers = WarmCompilers(*isolation.warm(way, self._folder))
                     return slot
                 failed.append(f"{way}: the trial program {outcome}")
             except SlotBroken as error:
@@ -161,12 +165,14 @@ class LocalExecutor(Pool[Slot]):
         )
         if row.name == "python":
             return slot.run(order)
-        compile_command, run_command = commands(job)
+        assert self._compilers is not None
+        tools = self._compilers.of(row, slot.run)
+        compile_command, run_command = commands(job, tools.compile)
         order = replace(order, argv=run_command, stack=_STACK)
         if compile_command is None:
             return slot.run(order)
         compiling = Order(
-            files, COMPILING, compile_command, environment=row.env, fetch=None, address_space=row.address_space
+            files, COMPILING, compile_command, environment=tools.env, fetch=None, address_space=row.address_space
         )
         key = (row.name, compile_command, tuple(sorted(files.items())))
         made = self._compiled.get(key, lambda: slot.run(compiling))

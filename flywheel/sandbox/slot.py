@@ -88,11 +88,13 @@ class Order:
 class Zygote:
     """A warm interpreter inside the sandbox, from outside."""
 
-    def __init__(self, way: isolation.Way, slot: int, key: _Key, scratch: str, join: str) -> None:
+    def __init__(self, way: isolation.Way, slot: int, key: _Key, scratch: str, folder: Path, join: str) -> None:
         """Start one, and wait until it is ready.
 
         Args:
             key: the hash seed, and modules to load.
+            scratch: where programs have their work folder.
+            folder: of the executor.
             join: shell commands that put the shell into the slot's cgroup.
 
         Raises:
@@ -100,7 +102,7 @@ class Zygote:
         """
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         errors = os.memfd_create("stderr")
-        start = isolation.start(way, slot, *key, theirs.fileno(), scratch)
+        start = isolation.start(way, slot, *key, theirs.fileno(), scratch, folder)
         # The control socket becomes descriptor 3; a shell does that before anything of ours runs. It comes as stdin,
         # since not every shell can name a descriptor above 9.
         moved = f'{join} exec "$@" 3<&0 </dev/null'
@@ -166,9 +168,9 @@ class Slot:
             index: its number.
             way: how its programs are isolated.
             group: its cgroup, if there are any.
-            folder: with Landlock: where its scratch folder is made.
+            folder: of the executor: what its compilers read, and with Landlock what its programs write.
         """
-        self._index, self._way, self._group = index, way, group
+        self._index, self._way, self._group, self._folder = index, way, group, folder
         self._scratch = isolation.scratch(way, index, folder)
         self._zygotes: OrderedDict[_Key, Zygote] = OrderedDict()
         self._own_memory = 0
@@ -209,7 +211,7 @@ class Slot:
             self._lift()
             join = "".join(f"echo $$ >'{folder}/cgroup.procs' || exit 97; " for folder in self._group.folders)
         try:
-            self._zygotes[key] = Zygote(self._way, self._index, key, self._scratch, join)
+            self._zygotes[key] = Zygote(self._way, self._index, key, self._scratch, self._folder, join)
         except OSError as error:
             raise SlotBroken(str(error)) from error
         if self._group is not None:

@@ -23,7 +23,7 @@ from flywheel.sandbox.checks import Program, TestChecks, TestRun
 from flywheel.sandbox.languages import language
 from flywheel.sandbox.poison import defined, poisoned
 from flywheel.sandbox.syntax import parse_errors
-from flywheel.sandbox.testfile_compiled import Ending, Sources, c, cpp, go, java, rust
+from flywheel.sandbox.testfile_compiled import Ending, Sources, c, cpp, go, go_imports, java, rust
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,12 @@ class Idiom:
     Attributes:
         name: of the language.
         join: makes source files of a program, its tests and the ending.
+        after_setup: mends the sources where the problem brings a setup, which the program's writer did not see.
     """
 
     name: str
     join: Callable[[str, str, Ending], Sources]
+    after_setup: Callable[[Sources], Sources] | None = None
 
     def assemble(self, program: Program, checks: TestChecks, nonce: str) -> TestRun:
         """Program and tests as one job whose last line is the nonce if every test passed.
@@ -61,6 +63,8 @@ class Idiom:
             raise DataError(f"a {self.name} problem has no tests", hint="give each problem assertions or a test file")
         source = f"{checks.setup}\n{program.source}" if checks.setup else program.source
         sources = self.join(source, tests, ending)
+        if checks.setup and self.after_setup is not None:
+            sources = self.after_setup(sources)
         files = {name: text.encode(errors="replace") for name, text in sources.files.items()}
         return TestRun({**program.files, **files}, entry=sources.entry)
 
@@ -208,7 +212,7 @@ def _single(name: str, *parts: str) -> Sources:
 
 
 IDIOMS: dict[str, Idiom] = {
-    name: Idiom(name, join)
+    name: Idiom(name, join, go_imports if name == "go" else None)
     for name, join in {
         "javascript": _javascript,
         "typescript": _typescript,

@@ -54,7 +54,13 @@ class Ending:
 
 def cpp(program: str, tests: str, ending: Ending) -> Sources:
     headers = "#undef NDEBUG\n#undef assert\n#include <cassert>\n#include <cstdio>\n#include <cstdlib>"
-    return Sources({"main.cpp": _c_like("cpp", program, tests, ending, headers)}, "main.cpp")
+    source = _c_like("cpp", program, tests, ending, headers)
+    if _ALL_HEADERS.search(source):  # compiled ahead, which only helps where it is the first
+        source = f"#include <bits/stdc++.h>\n{source}"
+    return Sources({"main.cpp": source}, "main.cpp")
+
+
+_ALL_HEADERS = re.compile(r"^\s*#\s*include\s*<bits/stdc\+\+\.h>", re.MULTILINE)
 
 
 def c(program: str, tests: str, ending: Ending) -> Sources:
@@ -86,9 +92,31 @@ def rust(program: str, tests: str, ending: Ending) -> Sources:
     elif found is None:
         body = f"fn flywheel_tests() {{\n{tests}\n}}"
     last = f"fn main() {{\n{call}\n{ending.fail('assert!(false);')}\n{ending.show('print!({});')}\n}}\n"
-    return Sources(
-        {"main.rs": "\n".join((_rename_main("rust", program, "flywheel_example")[0], body, last))}, "main.rs"
-    )
+    program = _rust_without_idle_crates(_rename_main("rust", program, "flywheel_example")[0])
+    return Sources({"main.rs": "\n".join((program, body, last))}, "main.rs")
+
+
+_RUST_OWN = {"std", "core", "alloc", "crate", "self", "super"}
+
+
+def _rust_without_idle_crates(program: str) -> str:
+    """A program without ``use rand::Rng;`` if that is all it does with it: HumanEval-X imports crates for all problems.
+
+    There are no crates beside the standard library here; one that is used fails to compile.
+    """
+    uses = list(re.finditer(r"^\s*use\s+(\w+)\b[^;]*;", program, re.MULTILINE))
+    modules = set(re.findall(r"\b(?:mod|enum|struct|trait)\s+(\w+)", program))
+    idle = [use for use in uses if use.group(1) not in _RUST_OWN | modules and _rust_idle(use.group(), uses, program)]
+    for use in reversed(idle):
+        program = program[: use.start()] + program[use.end() :]
+    return program
+
+
+def _rust_idle(use: str, uses: list[re.Match[str]], program: str) -> bool:
+    rest = program
+    for other in uses:
+        rest = rest.replace(other.group(), "")
+    return "*" not in use and not any(re.search(rf"\b{name}\b", rest) for name in re.findall(r"\w+", use)[1:])
 
 
 def _rust_tests(tests: str) -> tuple[str, str]:
@@ -110,14 +138,18 @@ def go(program: str, tests: str, ending: Ending) -> Sources:
         body = "package main\n" + "\n".join(f'import "{name}"' for name in imports)
         body += f"\n{helper}\nfunc flywheel_tests() {{\n{tests}\n}}\n"
     if re.search(r"^\s*package\s", body, re.MULTILINE):
-        files = {"main.go": _go_imports_once(program), "tests.go": _go_main_package(body)}
+        files = {"main.go": program, "tests.go": _go_main_package(body)}
     else:  # the tests live on the program's imports
-        files = {"main.go": _go_imports_once(f"{program}\n{body}")}
+        files = {"main.go": f"{program}\n{body}"}
     last = _go_testing(names, ending) if names else _go_plain(ending)
     return Sources({**files, "flywheel.go": last}, "main.go")
 
 
-_GO_PACKAGES = ("fmt", "reflect", "strings", "sort", "math", "errors", "strconv", "bytes")
+_GO_PACKAGES = (
+    *("fmt", "reflect", "strings", "sort", "math", "errors", "strconv", "bytes", "regexp", "time", "unicode", "os"),
+    *("container/heap", "container/list", "crypto/md5", "math/bits", "math/rand", "unicode/utf8"),
+)
+_GO_WORD = re.compile(r"\w+")
 _GO_ASSERT = 'func assert(ok bool) {\n\tif !ok {\n\t\tpanic("assertion failed")\n\t}\n}'
 
 
@@ -126,20 +158,37 @@ def _go_main_package(source: str) -> str:
     return named if times else f"package main\n{source}"
 
 
-def _go_imports_once(source: str) -> str:
-    """A source whose package and imports come twice, since its problem brings its own (HumanEval-X's ``test_setup``).
+def go_imports(sources: Sources) -> Sources:
+    """One package clause, and the imports that are used, whatever the problem's setup and the program import.
 
-    They are joined, less what is not used: Go refuses both repeated and unused imports.
+    HumanEval-X has a ``test_setup`` and imports of its own above the program, so package and imports come twice, and
+    answers cannot add to them; Go refuses repeated, unused and missing imports alike.
     """
-    code = source.encode(errors="replace")
-    heads = [n for n in parse("go", code).root_node.children if n.type in ("package_clause", "import_declaration")]
-    specs = [text_of(code, n) for head in heads for n in walk(head) if n.type == "import_spec"]
-    packages = [text_of(code, head) for head in heads if head.type == "package_clause"]
-    if len(packages) < 2 and len(specs) == len(set(specs)):
-        return source
-    body = edited(source, [Edit(head.start_byte, head.end_byte, b"") for head in heads])
-    used = [spec for spec in dict.fromkeys(specs) if re.search(rf"\b{_go_name(spec)}\.", body)]
-    return "\n".join([*packages[:1], *(f"import {spec}" for spec in used), body])
+    code = sources.files["main.go"].encode(errors="replace")
+    root = parse("go", code).root_node
+    heads = [node for node in root.children if node.type in ("package_clause", "import_declaration")]
+    given = [text_of(code, node) for head in heads for node in walk(head) if node.type == "import_spec"]
+    body = edited(code.decode(), [Edit(head.start_byte, head.end_byte, b"") for head in heads])
+    used, own = _go_names(code, root)
+    known = {_go_name(spec) for spec in given}
+    more = [f'"{path}"' for path in _GO_PACKAGES if _go_name(path) in used - known - own]
+    imports = [spec for spec in dict.fromkeys(given) if _go_name(spec) in used | {"_", "."}] + more
+    return Sources(
+        {**sources.files, "main.go": "\n".join(["package main", *(f"import {spec}" for spec in imports), body])},
+        sources.entry,
+    )
+
+
+def _go_names(code: bytes, root: Node) -> tuple[set[str], set[str]]:
+    """The names before a dot, and those of variables and parameters."""
+    used, own = set(), set()
+    for node in walk(root):
+        if node.type in ("selector_expression", "qualified_type"):
+            used.add(text_of(code, node.children[0]))
+        elif node.type in ("short_var_declaration", "range_clause", "var_spec", "parameter_declaration"):
+            names = node.child_by_field_name("left") or node.child_by_field_name("name")
+            own |= set(_GO_WORD.findall(text_of(code, names))) if names is not None else set()
+    return used, own
 
 
 def _go_name(spec: str) -> str:

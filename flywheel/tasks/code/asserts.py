@@ -30,19 +30,34 @@ def split_asserts(code: str) -> list[str] | None:
         return None
 
 
-def called(asserts: Sequence[str]) -> str | None:
-    """The function that assertions test: the one that most of them call, leaving out Python's own."""
+def called(asserts: Sequence[str], gold: str | None = None) -> str | None:
+    """The function that assertions test: the one that most of them call.
+
+    Python's own do not count, unless a program that is known to be right defines one of the name (MBPP has a ``sum`` of
+    common divisors), or nothing else is called.
+
+    Args:
+        gold: such a program.
+    """
+    own = _NOT_TESTED - _functions(gold)
     counts: Counter[str] = Counter()
     for text in asserts:
         try:
             tree = ast.parse(text)
         except UNREADABLE:
             continue
-        names = (
-            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        )
-        counts.update(dict.fromkeys((name for name in names if name not in _NOT_TESTED), 1))
-    return counts.most_common(1)[0][0] if counts else None
+        calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name))
+        names = dict.fromkeys(node.func.id for node in calls if isinstance(node.func, ast.Name))
+        counts.update([name for name in names if name not in own] or names)
+    return max(counts, key=lambda name: (name not in own, counts[name]), default=None)
+
+
+def _functions(code: str | None) -> set[str]:
+    try:
+        body = ast.parse(code or "").body
+    except UNREADABLE:
+        return set()
+    return {node.name for node in body if isinstance(node, ast.FunctionDef)}
 
 
 def as_cases(asserts: Iterable[ast.stmt | str], function: str) -> list[Case] | None:

@@ -99,6 +99,10 @@ def _is_human_eval(row: Row) -> bool:
 
 def _human_eval(row: Row) -> Read:
     prompt = text_of(row, "prompt" if row.get("prompt") else "complete_prompt")  # BigCodeBench has two
+    head = optional(row, "declaration").rstrip()
+    # In HumanEval-X's Rust the prompt is only what is asked; elsewhere it ends with the declaration, more or less.
+    if head and "".join(head.splitlines()[-1].split()) not in "".join(prompt.split()):
+        prompt = f"{head}\n{prompt}"
     tests, entry = text_of(row, "test"), optional(row, "entry_point") or _last_function(prompt)
     tongue = language_named(row["language"]) if row.get("language") else _family(row) or "python"
     name, gold, setup = name_of(row), row.get("canonical_solution"), code_lines(row.get("test_setup"))
@@ -142,8 +146,12 @@ def _is_mbpp(row: Row) -> bool:
 def _mbpp(row: Row) -> Read:
     shown = assertions(row["test_list"], "test_list")
     hidden = assertions(row.get("challenge_test_list") or [], "challenge_test_list", may_be_empty=True)
-    setup = code_lines(row.get("test_setup_code"), row.get("test_imports"))
-    read = _asserted("mbpp", row, shown, hidden, setup)
+    setup = code_lines(row.get("test_setup_code"))
+    read = _asserted("mbpp", row, shown, hidden, code_lines(row.get("test_imports")))
+    if setup:  # it stands between the program and the tests, and makes objects of the program's classes for them
+        require_python(setup, "test_setup_code")
+        tests = "\n".join([setup, *shown, *hidden])
+        read = replace(read, spec=replace(read.spec, level="tests", cases=(), tests=f"{tests}\n"))
     if isinstance(row.get("test"), str) and row["test"].strip():  # MBPP+: far more inputs, as a program
         require_python(row["test"], "test")
         read = replace(read, spec=replace(read.spec, level="tests", cases=(), tests=row["test"]))
@@ -175,7 +183,7 @@ def _assert_list(row: Row) -> Read:
 def _asserted(format: str, row: Row, shown: list[str], hidden: list[str], setup: str) -> Read:
     tests = [*shown, *hidden]
     given = row.get("entry_point")
-    entry = given if isinstance(given, str) and given else asserts.called(tests)
+    entry = given if isinstance(given, str) and given else asserts.called(tests, gold_of(row))
     if entry is None:
         raise ValueError("its tests call no function of the answer; name it in `entry_point`")
     prefix = optional(row, "starter_code")
