@@ -186,6 +186,8 @@ def test_what_a_row_knows_is_kept() -> None:
         ({**APPS, "input_output": "{"}, ""),
         ({**APPS, "input_output": {"inputs": ["1"], "outputs": []}}, "there are 1 inputs and 0 outputs"),
         ({"question": "x", "tests": ["assert 1 == 1"]}, "call no function"),
+        ({**MBPP, "test_setup_code": "root = Node("}, "`test_setup_code` is not Python (line 1)"),
+        ({"prompt": "x", "base_input": [[1]], "plus_input": []}, "EvalPlus's own files have inputs without outputs"),
     ],
 )
 def test_a_broken_row_says_what_is_wrong(row: dict[str, Any], says: str) -> None:

@@ -118,6 +118,21 @@ def test_problems_without_tests_or_with_broken_ones_are_named(local: LocalExecut
     assert "cannot be parsed" in str(testfile.tests_at_fault("javascript", "const a = 1;", "assert(a === ;"))
 
 
+def test_alterations_that_undo_each_other_are_no_proof_of_forgery(local: LocalExecutor) -> None:
+    """A loop's variable may be called like one of the program's, and what it adds up like an expectation."""
+    program = "function odd(xs) { let i = 0; for (const x of xs) if (x % 2 === 1) i += x; return i; }"
+    tests = "console.assert(odd([]) === 0);\nconsole.assert(odd([5, 4]) === 5);\nlet xs = [], sum = 0;\n"
+    tests += "for (let i = 1; i < 10; i += 2) {\n  if (i % 2 !== 0) sum += i;\n  xs.push(i);\n}\n"
+    tests += "console.assert(odd(xs) === sum);\n"
+    grades = grade_many(local, [(Program(program, "javascript"), TestChecks(tests))] * 12, POLICY)
+    assert {grade.passed for grade in grades} == {True}
+    # What is altered in the last two assertions has no effect.
+    tests = "console.assert(odd([5]) === 5);\n" + "console.assert(odd([2]) === 0 || true);\n" * 2
+    grades = grade_many(local, [(Program(program, "javascript"), TestChecks(tests))] * 12, POLICY)
+    assert not any(grade.forged for grade in grades)
+    assert {grade.passed for grade in grades} <= {True, None}
+
+
 def test_a_program_that_passes_now_and_then_is_flaky(local: LocalExecutor) -> None:
     order = "my %h = map { $_ => 1 } 1 .. 50; my $first = (keys %h)[0];"
     first = local.run_all([Job("perl", {"main.pl": f"{order} print $first".encode()})])[0][0].stdout.decode()

@@ -81,7 +81,7 @@ def test_a_program_that_is_cut_off_does_not_parse_and_does_not_run(local: LocalE
 def test_anything_can_be_parsed_and_altered(name: str, source: str) -> None:
     assert len(parse_errors(name, source)) <= 20
     alterations(name, source)
-    defined(name, source)
+    defined(name, source, source)
 
 
 def test_deep_programs_are_parsed_and_linted() -> None:

@@ -58,7 +58,7 @@ class TestChecks:
         tests: runs after the program, in its namespace; plain asserts, ``def check(candidate)``, ``test_*`` functions
             or unittest classes in Python.
         entry_point: with it, ``check(entry_point)`` is called if there is a ``check``.
-        setup: runs before the program (imports, as in MBPP's ``test_setup_code``).
+        setup: runs before the program (imports, as in MBPP's ``test_imports``).
     """
 
     __test__ = False  # not for pytest to collect
@@ -93,10 +93,13 @@ class TestIdiom(Protocol):
         """
         ...
 
-    def poison(self, program: Program, checks: TestChecks, nonce: str) -> tuple[TestRun, int]:
+    def poison(
+        self, program: Program, checks: TestChecks, nonce: str, *, all_of_them: bool = False
+    ) -> tuple[TestRun, int]:
         """The same as one job, with expectations altered so that a right program fails, and how many were altered.
 
-        With 0, nothing could be altered but the end: an assertion that always fails stands before the nonce.
+        By default those from a random assertion on, which the nonce chooses. With 0, nothing could be altered but the
+        end: an assertion that always fails stands before the nonce.
         """
         ...
 

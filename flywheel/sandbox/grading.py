@@ -258,6 +258,9 @@ async def _grade_tests(executor: Executor, program: Program, checks: TestChecks,
         run, altered = tests.poison(program, checks, other)
         poisoned = _test_job(program, run, policy)
         if (found := await _poisoned_rerun(executor, poisoned, other, outcome)) is not None:
+            sure = not found.forged or tests.is_suspect(program, checks)
+            if not sure and not await _passes_all_altered(executor, program, checks, policy):
+                found = _undecided("tests", outcome, "passed with some expectations altered, and failed with all")
             return replace(found, poisoned=altered)
     if policy.flaky and (found := await _true_rerun(executor, _again(job), nonce)) is not None:
         return replace(found, poisoned=altered)
@@ -281,6 +284,14 @@ async def _poisoned_rerun(executor: Executor, job: Job, nonce: str, true_run: Ou
         why = "passed although the expectations had been altered"
         return Grade(False, why, "tests", (true_run, outcome), forged=True)
     return None
+
+
+async def _passes_all_altered(executor: Executor, program: Program, checks: TestChecks, policy: Policy) -> bool:
+    """Whether a program that passed with some expectations altered does so with all: some may undo each other."""
+    nonce = secrets.token_hex(16)
+    run, _ = idiom(program.language).poison(program, checks, nonce, all_of_them=True)
+    _, passed = await _run_tests(executor, _test_job(program, run, policy), nonce)
+    return passed
 
 
 async def _true_rerun(executor: Executor, job: Job, nonce: str) -> Grade | None:

@@ -68,7 +68,7 @@ def alterations(name: str, tests: str, under_test: Iterable[str] = ()) -> list[E
     return [Edit(edit.start - len(opening), edit.end - len(opening), edit.text) for edit in found]
 
 
-def poisoned(name: str, tests: str, under_test: Iterable[str], key: str) -> tuple[str, int]:
+def poisoned(name: str, tests: str, under_test: Iterable[str], key: str | None) -> tuple[str, int]:
     """The tests with expectations altered from a random assertion on, and how many; (tests, 0) if none can be.
 
     The assertions before it stay true, so a program that is honest for the first and then skips or fakes the rest is
@@ -76,27 +76,40 @@ def poisoned(name: str, tests: str, under_test: Iterable[str], key: str) -> tupl
     without effect.
 
     Args:
-        key: seeds which assertion is the first; the program under test must not know it.
+        key: seeds which assertion is the first; the program under test must not know it. None: all are altered.
     """
     found = alterations(name, tests, under_test)
     if not found:
         return tests, 0
-    first = random.Random(key).randrange(max(1, len(found) - 1))
+    first = random.Random(key).randrange(max(1, len(found) - 1)) if key is not None else 0
     return edited(tests, found[first:]), len(found) - first
 
 
-def defined(name: str, program: str) -> set[str]:
-    """Names of the functions, methods and classes that a program defines."""
+def defined(name: str, program: str, tests: str) -> set[str]:
+    """Names of the functions, methods and classes that a program defines.
+
+    Those within its functions count only if tests use no others: ``i`` is a variable of many tests, too.
+    """
     code = opening_of(name, program) + program.encode(errors="replace")
-    names = set()
+    outer: set[str] = set()
+    inner: set[str] = set()
+    within = 0
     for node in walk(parse(name, code).root_node):
-        if re.search(r"function|method|class|struct|subroutine|impl|declarator|assignment", node.type):
+        inside = node.start_byte < within
+        if _DEFINES.search(node.type):
             for field in ("name", "declarator", "left"):
                 child = node.child_by_field_name(field)
                 if child is not None and child.end_byte - child.start_byte < 80:
                     last = re.findall(r"[A-Za-z_]\w*", text_of(code, child).split("(")[0])
-                    names.update(last[-1:])
-    return names
+                    (inner if inside else outer).update(last[-1:])
+        body = node.child_by_field_name("body") if _HAS_LOCALS.search(node.type) else None
+        if body is not None or "parameter" in node.type:
+            within = max(within, (body or node).end_byte)
+    return outer if not outer.isdisjoint(_WORD.findall(tests)) else outer | inner
+
+
+_DEFINES = re.compile(r"function|method|class|struct|subroutine|impl|declarator|assignment")
+_HAS_LOCALS = re.compile(r"func|method|arrow|lambda|closure|subroutine|constructor")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,10 @@ class PythonTests:
     def assemble(self, program: Program, checks: TestChecks, nonce: str) -> TestRun:
         return _run(program, checks, _planned(checks.tests, checks.entry_point), nonce)
 
-    def poison(self, program: Program, checks: TestChecks, nonce: str) -> tuple[TestRun, int]:
+    def poison(
+        self, program: Program, checks: TestChecks, nonce: str, *, all_of_them: bool = False
+    ) -> tuple[TestRun, int]:
+        """See ``checks.TestIdiom``; all of them are altered in any case."""
         under_test = {checks.entry_point} if checks.entry_point else _defined(program.source)
         plan, altered = _poisoned(checks.tests, checks.entry_point, frozenset(under_test))
         return _run(program, checks, plan, nonce), altered

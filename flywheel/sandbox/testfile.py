@@ -48,11 +48,14 @@ class Idiom:
         """
         return self._run(program, checks, checks.tests, Ending(nonce))
 
-    def poison(self, program: Program, checks: TestChecks, nonce: str) -> tuple[TestRun, int]:
+    def poison(
+        self, program: Program, checks: TestChecks, nonce: str, *, all_of_them: bool = False
+    ) -> tuple[TestRun, int]:
         """The same with altered expectations, and how many; with 0, with a failing assertion at the end."""
         entry = checks.entry_point
-        under_test = {entry} if entry else defined(self.name, program.source)
-        tests, altered = poisoned(self.name, checks.tests, under_test, key=f"{nonce}\n{program.source}")
+        under_test = {entry} if entry else defined(self.name, program.source, checks.tests)
+        key = None if all_of_them else f"{nonce}\n{program.source}"
+        tests, altered = poisoned(self.name, checks.tests, under_test, key)
         return self._run(program, checks, tests, Ending(nonce, fails=not altered)), altered
 
     def is_suspect(self, program: Program, checks: TestChecks) -> bool:

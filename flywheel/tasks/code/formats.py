@@ -82,6 +82,8 @@ def read_row(row: Row) -> Read:
             ) as error:  # other people's data may be anything
                 name = read.__name__.strip("_")
                 raise ValueError(f"it looks like {name}, but its fields are not of the right kind: {error}") from error
+    if "base_input" in row and "plus_input" in row:
+        raise ValueError("EvalPlus's own files have inputs without outputs; the Hub's evalplus/* have them as `test`")
     has = ", ".join(sorted(map(str, row))) or "none"
     raise ValueError(
         f"no known format of code problems in the fields {has}; it needs tests: `test` with `entry_point` (HumanEval), "
