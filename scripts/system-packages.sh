@@ -43,6 +43,7 @@ missing_for_tests() {
 missing_languages() {
   has node || echo nodejs
   has tsc || echo node-typescript
+  has bc || echo bc # Bash's only fractions
   has php || echo php-cli
   has_jdk || echo default-jdk-headless
   has gcc || echo gcc
@@ -58,7 +59,7 @@ missing_languages() {
   [[ -e /usr/share/java/javatuples.jar ]] || echo libjavatuples-java
   [[ -e /usr/share/lua/5.4/luaunit.lua ]] || echo lua-unit
   [[ -d /usr/share/nodejs/lodash ]] || echo node-lodash
-  php -m 2>/dev/null | grep -q mbstring || echo php-mbstring
+  [[ $(php -m 2>/dev/null) == *mbstring* ]] || echo php-mbstring
 }
 
 missing() {

@@ -297,7 +297,8 @@ RUST = Suite(
         "test functions": (
             "pub fn add(a: i32, b: i32) -> i32 { a + b }",
             "#[cfg(test)]\nmod tests {\n    use super::*;\n    #[test]\n    fn small() { assert_eq!(add(2, 3), 5); }\n"
-            "    #[test]\n    fn negative() { assert_eq!(add(10, -4), 6); }\n}\n",
+            "    #[test]\n    // With a remark.\n    #[allow(unused)]\n"
+            "    fn below() { assert_eq!(add(10, -4), 6); }\n}\n",
         ),
     },
 )

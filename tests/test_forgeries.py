@@ -111,6 +111,9 @@ def test_alterations_that_do_not_compile_decide_nothing(local: LocalExecutor) ->
 def test_problems_without_tests_or_with_broken_ones_are_named(local: LocalExecutor) -> None:
     (grade,) = grade_many(local, [(Program("function f() {}", "javascript"), TestChecks("  \n"))])
     assert grade.passed is None and "no tests" in grade.reason
+    commented = "/*\n#[cfg(test)]\nmod tests {\n    #[test]\n    fn t() {}\n}\n*/"
+    (grade,) = grade_many(local, [(Program("fn f() {}", "rust"), TestChecks(commented))])
+    assert grade.passed is None and "no function with #[test]" in grade.reason
     for name, suite in SUITES.items():
         assert testfile.tests_at_fault(name, suite.honest, suite.tests) is None, name
         for source, tests in suite.more.values():

@@ -92,6 +92,7 @@ declare module "*";
 _WARN = ("-w", "-pipe")  # a warning is no error, and compilers print a lot of them
 _CPP = ("-std=c++17", "-O1", *_WARN, "-pthread")
 _GO = ("go", "build", "-ldflags=-s -w", "-o", "main")
+_RUST = ("-C", "opt-level=1", "-C", "codegen-units=1", "-C", "prefer-dynamic", "-C", "rpath")  # linking was half of it
 _ALTERNATIVES = ("/etc/alternatives",)
 # Where Debian puts modules that public sets import: lodash (MBXP), javatuples (MultiPL-E).
 _NODE_PATH = {"NODE_PATH": "/usr/share/nodejs"}
@@ -256,7 +257,7 @@ _ROWS = (
     Language(
         "rust",
         file="main.rs",
-        compile=("rustc", "--edition", "2021", "-C", "opt-level=1", "-A", "warnings", "-o", "main", "{entry}"),
+        compile=("rustc", "--edition", "2021", *_RUST, "-A", "warnings", "-o", "main", "{entry}"),
         run=("./main",),
         programs={"rustc": "rustc", "cc": "gcc"},
         image="rust:1-slim",

@@ -81,7 +81,10 @@ def tests_at_fault(name: str, program: str, tests: str) -> str | None:
     join = IDIOMS[language(name).name].join
 
     def broken(source: str) -> list[str]:
-        files = join(source, tests, Ending("0" * 16)).files
+        try:
+            files = join(source, tests, Ending("0" * 16)).files
+        except DataError as error:
+            return [error.message]
         return [str(finding) for text in files.values() for finding in parse_errors(name, text)]
 
     if parse_errors(name, program) or not broken(""):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flywheel.errors import DataError
 from flywheel.sandbox.languages import entry_of
 from flywheel.sandbox.syntax import Edit, edited, parse, parse_errors, text_of, walk
 
@@ -123,9 +124,15 @@ def _rust_tests(tests: str) -> tuple[str, str]:
     """Test functions made callable from outside their module, and the calls."""
     module = re.search(r"#\[cfg\(test\)\]\s*(?:pub\s+)?mod\s+(\w+)", tests)
     prefix = f"{module.group(1)}::" if module else ""
-    names = re.findall(r"#\[test\]\s*(?:pub\s+)?fn\s+(\w+)", tests)
-    plain = re.sub(r"#\[test\]\s*(?:pub\s+)?fn\b", "pub fn", re.sub(r"#\[cfg\(test\)\]", "", tests))
+    names = _RUST_TEST.findall(_C_COMMENT.sub("", tests))
+    if not names:
+        raise DataError("the Rust tests have no function with #[test] that could be called")
+    plain = _RUST_TEST.sub(r"pub fn \1", re.sub(r"#\[cfg\(test\)\]", "", tests))
     return plain, "\n".join(f"{prefix}{name}();" for name in names)
+
+
+_C_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_RUST_TEST = re.compile(r"#\[test\]\s*(?://[^\n]*\s*|#\[[^\]]*\]\s*)*(?:pub\s+)?fn\s+(\w+)")
 
 
 def go(program: str, tests: str, ending: Ending) -> Sources:
