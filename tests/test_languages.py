@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel.errors import UserError
-from flywheel.sandbox import languages
+from flywheel.sandbox import isolation, languages
+from flywheel.sandbox.grading import Program, TestChecks, grade_many
 from flywheel.sandbox.job import Job
 from flywheel.sandbox.languages import LANGUAGES, commands, entry_of, installed, language, missing
 from flywheel.sandbox.local import LocalExecutor
@@ -62,6 +64,35 @@ def test_a_program_reads_and_writes(local: LocalExecutor, name: str) -> None:
     entry = entry_of(name, source)
     outcome = local.run_all([Job(name, {entry: source.encode()}, entry, stdin=(b"abc\n",))])[0][0]
     assert (outcome.status, outcome.exit_code, outcome.stdout) == ("exited", 0, b"cba\n"), outcome.stderr
+
+
+@pytest.mark.slow
+def test_every_language_works_under_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "ways", lambda: ["landlock"])
+    jobs = {}
+    for name, source in ECHO.items():
+        entry = entry_of(name, source)
+        jobs[name] = Job(name, {entry: source.encode()}, entry, stdin=(b"abc\n",))
+    with LocalExecutor(slots=2, require="landlock") as executor:
+        outcomes = dict(zip(jobs, executor.run_all(jobs.values()), strict=True))
+        assert executor.capabilities().level == "landlock"
+        assert not [said for said in executor.capabilities().remarks if "slowly" in said]
+    assert {name: str(o) for name, (o,) in outcomes.items() if o.stdout.strip() != b"cba"} == {}
+
+
+def test_a_compiler_that_does_not_work_makes_no_program_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = LANGUAGES["c"]
+    broken = replace(row, compile=("sh", "-c", "echo 'gcc: cannot execute cc1' >&2; exit 1"))
+    monkeypatch.setitem(LANGUAGES, "c", broken)
+    monkeypatch.setitem(languages._NAMES, "c", broken)
+    with LocalExecutor(slots=1) as executor:
+        (grade,) = grade_many(executor, [(Program("int f(void) { return 1; }", "c"), TestChecks("assert(f() == 2);"))])
+        assert grade.passed is None
+        assert "c does not work here: a trial program compile_error: gcc: cannot execute cc1" in grade.reason
+        assert "c does not work here" in str(executor.health())
+        monkeypatch.undo()
+        (outcome,) = executor.run_all([Job("bash", {"main.sh": b"echo"})])[0]
+        assert outcome.ok and executor.health() is None
 
 
 @pytest.mark.parametrize("name", LANGUAGES)

@@ -30,6 +30,7 @@ from flywheel.sandbox.container_run import Client, Ended
 from flywheel.sandbox.job import Capabilities, Job, Outcome, Usage
 from flywheel.sandbox.languages import LANGUAGES, absent, commands, language, work_files
 from flywheel.sandbox.pool import Pool, SandboxFailed
+from flywheel.sandbox.trial import Trials
 
 Engine = Literal["podman", "docker"]
 
@@ -64,6 +65,7 @@ class ContainerExecutor(Pool[int]):
         self._folder = Path(tempfile.mkdtemp(prefix="flywheel-containers-"))
         self._folder.chmod(0o711)
         self._compiled = CompileCache()
+        self._trials = Trials()
         self._numbers = itertools.count()
         self._rootfs = rootfs
         try:
@@ -102,6 +104,10 @@ class ContainerExecutor(Pool[int]):
             raise UserError(f"{job.language} programs cannot be run in containers here: {lacks[0]}", hint=lacks[1])
 
     def attempt(self, job: Job, case: int, place: int) -> Outcome:
+        self._trials.require(job.language, lambda trial: self._attempt(trial, 0, place))
+        return self._attempt(job, case, place)
+
+    def _attempt(self, job: Job, case: int, place: int) -> Outcome:
         row = language(job.language)
         compiler, command = commands(job)
         files = work_files(job)

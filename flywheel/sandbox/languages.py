@@ -48,6 +48,7 @@ class Language:
         name: what jobs call it.
         file: the program's file name in the work folder.
         run: command that runs it there; see ``commands`` for what stands in braces.
+        trial: a program that prints 42; see ``trial.py``.
         compile: command that makes what ``run`` runs; None where there is nothing to compile.
         programs: what must be installed, with the Debian package that brings it.
         image: container image that has these programs.
@@ -66,6 +67,7 @@ class Language:
     name: str
     file: str
     run: tuple[str, ...]
+    trial: str
     compile: tuple[str, ...] | None = None
     programs: Mapping[str, str] = field(default_factory=dict)
     image: str = "debian:bookworm-slim"
@@ -95,7 +97,7 @@ _GO = ("go", "build", "-ldflags=-s -w", "-o", "main")
 _RUST = ("-C", "opt-level=1", "-C", "codegen-units=1", "-C", "prefer-dynamic", "-C", "rpath")  # linking was half of it
 _ALTERNATIVES = ("/etc/alternatives",)
 # Where Debian puts modules that public sets import: lodash (MBXP), javatuples (MultiPL-E).
-_NODE_PATH = {"NODE_PATH": "/usr/share/nodejs"}
+_NODE_PATH = {"NODE_PATH": "/usr/share/nodejs", "OPENSSL_CONF": "/dev/null"}
 _CLASSES = ".:/usr/share/java/javatuples.jar"
 _JAVAC = ("-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", "-nowarn", "-d", ".", "-cp", _CLASSES)
 
@@ -108,6 +110,7 @@ _ROWS = (
     Language(
         "python",
         file="main.py",
+        trial="print(6 * 7)",
         run=("python3", "{entry}"),  # where flywheel runs there is a Python
         image="python:3.11-slim",
         grammar="python",
@@ -117,6 +120,7 @@ _ROWS = (
     Language(
         "javascript",
         file="main.js",
+        trial="console.log(6 * 7)",
         run=("node", "{entry}"),
         programs={"node": "nodejs"},
         image="node:20-slim",
@@ -130,6 +134,7 @@ _ROWS = (
     Language(
         "typescript",
         file="main.ts",
+        trial="const n: number = 6 * 7;\nconsole.log(n);",
         # Types are checked. Node's own names are declared beside the program, since not everyone has @types/node; those
         # of browsers are not (a program may call something `name`, or `close`).
         compile=("tsc", "--target", "es2021", "--module", "commonjs", "--skipLibCheck", "--lib", "es2021", "{sources}"),
@@ -149,6 +154,7 @@ _ROWS = (
                 { cat "$lib/typescript.js"; echo "const LIBRARY = '$lib/';"; cat tsc.js; } >entry.js
                 echo 'const xs: number[] = [3].map((x) => x + 1); export {};' >warm.ts
                 node --snapshot-blob warm/tsc.blob --build-snapshot entry.js
+                node --snapshot-blob warm/tsc.blob warm.ts
             """,
             files=_sources("tsc.js"),
             compile=("node", "--snapshot-blob", "{warm}/tsc.blob", "{sources}"),
@@ -157,6 +163,7 @@ _ROWS = (
     Language(
         "php",
         file="main.php",
+        trial="<?php echo 6 * 7;",
         # PHP's own default compiles assert() away.
         run=("php", "-d", "zend.assertions=1", "-d", "assert.exception=1", "-d", "display_errors=stderr", "{entry}"),
         programs={"php": "php-cli"},
@@ -168,6 +175,7 @@ _ROWS = (
     Language(
         "bash",
         file="main.sh",
+        trial="echo $((6 * 7))",
         run=("bash", "{entry}"),
         programs={"bash": "bash"},
         grammar="bash",
@@ -177,6 +185,7 @@ _ROWS = (
     Language(
         "java",
         file="Main.java",
+        trial="class Main { public static void main(String[] arguments) { System.out.println(6 * 7); } }",
         compile=("javac", *_JAVAC, "{sources}"),
         run=("java", "-ea", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss64m", "-cp", _CLASSES, "{stem}"),
         programs={"javac": "default-jdk-headless", "java": "default-jdk-headless"},
@@ -198,6 +207,7 @@ _ROWS = (
     Language(
         "cpp",
         file="main.cpp",
+        trial="#include <iostream>\nint main() { std::cout << 6 * 7; }",
         compile=("g++", *_CPP, "-o", "main", "{sources}"),
         run=("./main",),
         programs={"g++": "g++"},
@@ -218,6 +228,7 @@ _ROWS = (
     Language(
         "c",
         file="main.c",
+        trial='#include <stdio.h>\nint main(void) { printf("%d", 6 * 7); }',
         compile=("gcc", "-std=gnu11", "-O1", *_WARN, "-o", "main", "{sources}", "-lm", "-pthread"),
         run=("./main",),
         programs={"gcc": "gcc"},
@@ -227,6 +238,7 @@ _ROWS = (
     Language(
         "go",
         file="main.go",
+        trial='package main\n\nimport "fmt"\n\nfunc main() { fmt.Println(6 * 7) }',
         compile=(*_GO, "{sources}"),
         run=("./main",),
         programs={"go": "golang-go"},
@@ -257,6 +269,7 @@ _ROWS = (
     Language(
         "rust",
         file="main.rs",
+        trial='fn main() { println!("{}", 6 * 7); }',
         compile=("rustc", "--edition", "2021", *_RUST, "-A", "warnings", "-o", "main", "{entry}"),
         run=("./main",),
         programs={"rustc": "rustc", "cc": "gcc"},
@@ -270,6 +283,7 @@ _ROWS = (
     Language(
         "ruby",
         file="main.rb",
+        trial="puts 6 * 7",
         run=("ruby", "{entry}"),
         programs={"ruby": "ruby"},
         image="ruby:3.1-slim",
@@ -281,6 +295,7 @@ _ROWS = (
     Language(
         "perl",
         file="main.pl",
+        trial="print 6 * 7;",
         run=("perl", "{entry}"),
         programs={"perl": "perl"},
         image="perl:5.36-slim",
@@ -291,6 +306,7 @@ _ROWS = (
     Language(
         "lua",
         file="main.lua",
+        trial="print(6 * 7)",
         run=("lua5.4", "{entry}"),
         programs={"lua5.4": "lua5.4"},
         image="flywheel-sandbox",
@@ -300,6 +316,7 @@ _ROWS = (
     Language(
         "sql",
         file="main.sql",
+        trial="SELECT 6 * 7;",
         # -bail: the first error ends the script, with a return code. It is read as a file, so that stdin is free.
         run=("sqlite3", "-batch", "-bail", "-init", "/dev/null", ":memory:", ".read {entry}"),
         programs={"sqlite3": "sqlite3"},

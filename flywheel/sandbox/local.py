@@ -23,6 +23,7 @@ from flywheel.sandbox.job import MIB, Capabilities, Job, Limits, Outcome
 from flywheel.sandbox.languages import LANGUAGES, commands, installed, language, missing, work_files
 from flywheel.sandbox.pool import Pool, SandboxFailed
 from flywheel.sandbox.slot import Order, Slot, SlotBroken
+from flywheel.sandbox.trial import Trials
 
 _STACK = 256 * MIB
 _PRELOADABLE = ("numpy", "asyncio", "unittest")
@@ -50,6 +51,7 @@ class LocalExecutor(Pool[Slot]):
         count = slots or 2 * len(os.sched_getaffinity(0))
         self._compiled = CompileCache()
         self._compilers: WarmCompilers | None = None
+        self._trials = Trials()
         self._way: isolation.Way | None = None
         self._stronger: list[str] = []
         self._require = require
@@ -95,6 +97,7 @@ class LocalExecutor(Pool[Slot]):
 
     def attempt(self, job: Job, case: int, place: Slot) -> Outcome:
         try:
+            self._trials.require(job.language, lambda trial: self._run(place, trial, 0))
             return self._run(place, job, case)
         except SlotBroken as error:
             raise SandboxFailed(str(error)) from error

@@ -1,0 +1,53 @@
+"""A language is tried before its first program: where its compiler or interpreter does not work, nothing is "wrong".
+
+That ``javac`` is installed does not say that it runs: it may lack a library, a file in ``/etc``, a ``/proc``. Each
+program would then fail to compile, and be taken for wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+
+from flywheel.sandbox.job import Job, Outcome
+from flywheel.sandbox.languages import entry_of, language
+from flywheel.sandbox.pool import SandboxFailed
+
+_ANSWER = b"42"
+
+
+class Trials:
+    """What is known of an executor's languages. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._works: set[str] = set()
+        self._fails: dict[str, str] = {}
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def require(self, name: str, run: Callable[[Job], Outcome]) -> None:
+        """Try a language, if nobody has.
+
+        Args:
+            name: of the language.
+            run: runs a job with one case.
+
+        Raises:
+            SandboxFailed: its programs cannot be run here; says how the trial ended.
+        """
+        row = language(name)
+        with self._locks[row.name]:
+            if row.name in self._works:
+                return
+            if row.name not in self._fails:
+                entry = entry_of(row.name, row.trial)
+                outcome = run(Job(row.name, {entry: row.trial.encode()}, entry))
+                if outcome.ok and outcome.stdout.strip() == _ANSWER:
+                    self._works.add(row.name)
+                    return
+                said = outcome.stderr.decode(errors="replace").strip().splitlines()
+                why = f"{row.name} does not work here: a trial program {outcome}{f': {said[-1][:200]}' if said else ''}"
+                if outcome.status not in ("exited", "signaled", "compile_error"):
+                    raise SandboxFailed(why)  # a busy machine may do better the next time
+                self._fails[row.name] = why
+        raise SandboxFailed(self._fails[row.name])
