@@ -240,6 +240,15 @@ def test_a_result_is_followed_through_variables(name: str, tests: str) -> None:
     assert (altered, count) == (tests.replace("5", "6"), 1)
 
 
+def test_names_within_functions_are_under_test_only_if_tests_call_them() -> None:
+    program = "function odd(xs) { let i = 0; for (const x of xs) i += x % 2; return i; }"
+    assert defined("javascript", program, "for (let i = 1; i < 3; i++) assert(odd([i]) === 1);") == {"odd"}
+    hidden = "const i = 1; (() => { globalThis.odd = (xs) => 1; })();"
+    assert defined("javascript", hidden, "for (let i = 1; i < 3; i++) assert(odd([i]) === 1);") >= {"odd"}
+    assert defined("java", "class A { int f(int n) { int i = n; return i; } }", "int i = new A().f(2);") == {"A", "f"}
+    assert defined("javascript", "(() => { globalThis.odd = 1; })();", "assert(odd === 1)") == {"odd"}
+
+
 def test_what_cannot_be_altered_is_negated_or_left() -> None:
     tests, count = poisoned("javascript", "assert(isPrime(7));", {"isPrime"}, "k")
     assert (tests, count) == ("assert(!(isPrime(7)));", 1)

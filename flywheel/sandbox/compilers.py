@@ -8,7 +8,6 @@ says how that is made ahead, in a sandbox like any program's, from sources of ou
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +41,7 @@ class WarmCompilers:
     shown: str
     _ready: dict[str, Toolchain] = field(default_factory=dict)
     _cold: dict[str, str] = field(default_factory=dict)
-    _locks: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
+    _locks: dict[str, threading.Lock] = field(default_factory=dict)
 
     def of(self, row: Language, run: Callable[[Order], Outcome]) -> Toolchain:
         """A language's toolchain; the first who asks makes what it needs, while others wait.
@@ -52,7 +51,7 @@ class WarmCompilers:
         Args:
             run: runs one program in a sandbox.
         """
-        with self._locks[row.name]:
+        with self._locks.setdefault(row.name, threading.Lock()):
             if row.name not in self._ready:
                 self._ready[row.name] = self._made(row, run)
             return self._ready[row.name]

@@ -88,7 +88,7 @@ def poisoned(name: str, tests: str, under_test: Iterable[str], key: str | None) 
 def defined(name: str, program: str, tests: str) -> set[str]:
     """Names of the functions, methods and classes that a program defines.
 
-    Those within its functions count only if tests use no others: ``i`` is a variable of many tests, too.
+    Those within its functions count if tests call them, or use no others: ``i`` is a variable of many tests, too.
     """
     code = opening_of(name, program) + program.encode(errors="replace")
     outer: set[str] = set()
@@ -105,7 +105,9 @@ def defined(name: str, program: str, tests: str) -> set[str]:
         body = node.child_by_field_name("body") if _HAS_LOCALS.search(node.type) else None
         if body is not None or "parameter" in node.type:
             within = max(within, (body or node).end_byte)
-    return outer if not outer.isdisjoint(_WORD.findall(tests)) else outer | inner
+    if outer.isdisjoint(_WORD.findall(tests)):
+        return outer | inner
+    return outer | {name for name in inner if re.search(rf"\b{name}\s*\(", tests)}
 
 
 _DEFINES = re.compile(r"function|method|class|struct|subroutine|impl|declarator|assignment")

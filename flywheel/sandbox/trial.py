@@ -7,7 +7,6 @@ program would then fail to compile, and be taken for wrong.
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 
 from flywheel.sandbox.job import Job, Outcome
@@ -23,7 +22,7 @@ class Trials:
     def __init__(self) -> None:
         self._works: set[str] = set()
         self._fails: dict[str, str] = {}
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[str, threading.Lock] = {}
 
     def require(self, name: str, run: Callable[[Job], Outcome]) -> None:
         """Try a language, if nobody has.
@@ -36,7 +35,7 @@ class Trials:
             SandboxFailed: its programs cannot be run here; says how the trial ended.
         """
         row = language(name)
-        with self._locks[row.name]:
+        with self._locks.setdefault(row.name, threading.Lock()):
             if row.name in self._works:
                 return
             if row.name not in self._fails:
