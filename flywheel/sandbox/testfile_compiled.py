@@ -93,31 +93,9 @@ def rust(program: str, tests: str, ending: Ending) -> Sources:
     elif found is None:
         body = f"fn flywheel_tests() {{\n{tests}\n}}"
     last = f"fn main() {{\n{call}\n{ending.fail('assert!(false);')}\n{ending.show('print!({});')}\n}}\n"
-    program = _rust_without_idle_crates(_rename_main("rust", program, "flywheel_example")[0])
-    return Sources({"main.rs": "\n".join((program, body, last))}, "main.rs")
-
-
-_RUST_OWN = {"std", "core", "alloc", "crate", "self", "super"}
-
-
-def _rust_without_idle_crates(program: str) -> str:
-    """A program without ``use rand::Rng;`` if that is all it does with it: HumanEval-X imports crates for all problems.
-
-    There are no crates beside the standard library here; one that is used fails to compile.
-    """
-    uses = list(re.finditer(r"^\s*use\s+(\w+)\b[^;]*;", program, re.MULTILINE))
-    modules = set(re.findall(r"\b(?:mod|enum|struct|trait)\s+(\w+)", program))
-    idle = [use for use in uses if use.group(1) not in _RUST_OWN | modules and _rust_idle(use.group(), uses, program)]
-    for use in reversed(idle):
-        program = program[: use.start()] + program[use.end() :]
-    return program
-
-
-def _rust_idle(use: str, uses: list[re.Match[str]], program: str) -> bool:
-    rest = program
-    for other in uses:
-        rest = rest.replace(other.group(), "")
-    return "*" not in use and not any(re.search(rf"\b{name}\b", rest) for name in re.findall(r"\w+", use)[1:])
+    return Sources(
+        {"main.rs": "\n".join((_rename_main("rust", program, "flywheel_example")[0], body, last))}, "main.rs"
+    )
 
 
 def _rust_tests(tests: str) -> tuple[str, str]:

@@ -104,7 +104,7 @@ def _human_eval(row: Row) -> Read:
     head = optional(row, "declaration").rstrip()
     # In HumanEval-X's Rust the prompt is only what is asked; elsewhere it ends with the declaration, more or less.
     if head and "".join(head.splitlines()[-1].split()) not in "".join(prompt.split()):
-        prompt = f"{head}\n{prompt}"
+        prompt = f"{_CRATE.sub('', head)}\n{prompt}"
     tests, entry = text_of(row, "test"), optional(row, "entry_point") or _last_function(prompt)
     tongue = language_named(row["language"]) if row.get("language") else _family(row) or "python"
     name, gold, setup = name_of(row), row.get("canonical_solution"), code_lines(row.get("test_setup"))
@@ -116,6 +116,10 @@ def _human_eval(row: Row) -> Read:
     if found is not None:
         return Read("humaneval", name, prompt, Spec("call", "python", entry, prompt, setup, cases=found), whole)
     return Read("humaneval", name, prompt, Spec("tests", "python", entry, prompt, setup, tests=tests), whole)
+
+
+_CRATE = re.compile(r"^use\s+(?!(?:std|core|alloc)\b)[^;]*;\n", re.MULTILINE)
+"""Three crates are imported in every problem, and used in five; there are none beside Rust's own here."""
 
 
 def _family(row: Row) -> str | None:
