@@ -87,7 +87,12 @@ TYPESCRIPT = Suite(
             "function add(a: number, b: number): number {\n  return a + b;\n",
             "}\ndeclare var require: any;\nconst assert = require('node:assert');\nfunction test() {\n"
             "  let candidate = add;\n  assert.deepEqual(candidate(2, 3),5);\n}\ntest();",
-        )
+        ),
+        "names of the globals": (
+            "const name = 'add', close = 1;\nfunction fetch(a: number): number { return a; }\n"
+            "function add(a: number, b: number): number { return fetch(a) + b; }\n",
+            "assert.strictEqual(add(2, 3), 5);\nassert.strictEqual(add(10, -4), 6);",
+        ),
     },
 )
 

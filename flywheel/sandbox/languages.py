@@ -96,9 +96,9 @@ _CPP = ("-std=c++17", "-O1", *_WARN, "-pthread")
 _GO = ("go", "build", "-ldflags=-s -w", "-o", "main")
 _RUST = ("-C", "opt-level=1", "-C", "codegen-units=1", "-C", "prefer-dynamic", "-C", "rpath")  # linking was half of it
 _ALTERNATIVES = ("/etc/alternatives",)
-# Where Debian puts modules that public sets import: lodash (MBXP), javatuples (MultiPL-E).
-_NODE_PATH = {"NODE_PATH": "/usr/share/nodejs", "OPENSSL_CONF": "/dev/null"}
-_CLASSES = ".:/usr/share/java/javatuples.jar"
+# Where Debian puts lodash, which MBXP imports. Node ends at once if it may not read OpenSSL's own configuration.
+_NODE = {"NODE_PATH": "/usr/share/nodejs", "OPENSSL_CONF": "/dev/null"}
+_CLASSES = ".:/usr/share/java/javatuples.jar"  # imported by all of MultiPL-E
 _JAVAC = ("-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", "-nowarn", "-d", ".", "-cp", _CLASSES)
 
 
@@ -127,7 +127,7 @@ _ROWS = (
         grammar="javascript",
         aliases=("js", "node", "nodejs"),
         fusion="nodejs",
-        env=_NODE_PATH,
+        env=_NODE,
         address_space=False,
         processes=16,
     ),
@@ -144,7 +144,7 @@ _ROWS = (
         grammar="typescript",
         aliases=("ts",),
         fusion="typescript",
-        env=_NODE_PATH,
+        env=_NODE,
         support={"node.d.ts": _NODE_TYPES},
         address_space=False,
         processes=16,

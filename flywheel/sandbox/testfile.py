@@ -115,9 +115,9 @@ def _typescript(program: str, tests: str, ending: Ending) -> Sources:
     before = _assert_of_node(program + tests, "const assert: any = require('node:assert');")
     # Behind a condition, or the compiler would complain of what comes after it.
     fail = ending.fail("if (String(process.pid) !== '') throw new Error('the end');")
-    return _single(
-        "main.ts", *before, program, _console_assert(tests), tests, fail, ending.show("process.stdout.write({})")
-    )
+    show = ending.show("process.stdout.write({})")
+    # A module: what a program calls `fetch` or `process` is its own then, and no second global.
+    return _single("main.ts", *before, program, _console_assert(tests), tests, fail, show, "export {};")
 
 
 def _console_assert(tests: str) -> str:
