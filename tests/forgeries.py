@@ -265,6 +265,11 @@ GO = Suite(
             "func TestAdd(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal(5.0, add(2, 3))\n"
             "    assert.Equal(2.0, add(1, 1))\n}\n",
         ),
+        "variables and remarks like packages": (
+            "package main\n\ntype sum struct{ n int }\n\nfunc (s sum) Value() int { return s.n }\n\n"
+            "func add(a int, b int) sum { return sum{a + b} }\n",
+            'list := add(2, 3) // not time.Now\nassert(list.Value() == 5)\nassert(fmt.Sprint(add(10, -4).n) == "6")\n',
+        ),
         "a test file": (
             "package sums\n\nfunc add(a int, b int) int { return a + b }\n",
             'package sums\n\nimport "testing"\n\nfunc TestAdd(t *testing.T) {\n\tt.Parallel()\n'

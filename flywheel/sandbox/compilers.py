@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flywheel.sandbox.compiled import COMPILING
+from flywheel.sandbox.diagnosis import how
 from flywheel.sandbox.job import Outcome
 from flywheel.sandbox.languages import Language
 from flywheel.sandbox.slot import Order
@@ -69,8 +70,7 @@ class WarmCompilers:
         outcome = run(order)
         made = {name.removeprefix(_MADE): data for name, data in outcome.files.items() if name.startswith(_MADE)}
         if not outcome.ok or not made:
-            said = (outcome.stderr or outcome.stdout).decode(errors="replace").strip().splitlines()
-            self._cold[row.name] = f"{outcome}{f': {said[-1][:200]}' if said else ''}"
+            self._cold[row.name] = how(outcome)
             return plain
         for name, data in made.items():
             path = self.folder / row.name / name

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -36,6 +35,7 @@ from flywheel.sandbox.checks import (
     TestRun,
 )
 from flywheel.sandbox.compare import same_data, same_output
+from flywheel.sandbox.diagnosis import how
 from flywheel.sandbox.inside import plain
 from flywheel.sandbox.job import Executor, Job, Outcome
 from flywheel.sandbox.languages import entry_of, language
@@ -145,7 +145,7 @@ def _stdio_failure(case: StdioCase, outcome: Outcome, policy: Policy, number: in
     if outcome.status == "infra_error":
         return _undecided("stdio", outcome, f"the sandbox failed: {outcome.detail}")
     if not outcome.ok:
-        return Grade(False, f"case {number + 1}: {_how(outcome)}", "stdio", (outcome,))
+        return Grade(False, f"case {number + 1}: {how(outcome)}", "stdio", (outcome,))
     if not same_output(case.stdout, outcome.stdout, policy):
         return Grade(False, f"case {number + 1}: another output than expected", "stdio", (outcome,))
     return None
@@ -213,12 +213,12 @@ def _judge_calls(cases: Sequence[CallCase], outcome: Outcome, policy: Policy) ->
     for number, case in enumerate(cases):
         share = number / len(cases)
         if number + 1 >= len(lines):  # the last line ends with a line break, too
-            return Grade(False, f"call {number + 1}: no answer; {_how(outcome)}", "call", (outcome,), share)
+            return Grade(False, f"call {number + 1}: no answer; {how(outcome)}", "call", (outcome,), share)
         why = _answer_fault(case, lines[number], policy)
         if why is not None:
             return Grade(False, f"call {number + 1}: {why}", "call", (outcome,), share)
     if not outcome.ok:
-        return Grade(False, f"after all calls: {_how(outcome)}", "call", (outcome,), 1.0)
+        return Grade(False, f"after all calls: {how(outcome)}", "call", (outcome,), 1.0)
     return Grade(True, f"passed {len(cases)} calls", "call", (outcome,), 1.0)
 
 
@@ -319,33 +319,9 @@ async def _run_tests(executor: Executor, job: Job, nonce: str) -> tuple[Outcome,
 def _test_failure(outcome: Outcome) -> str:
     if outcome.ok:
         return "ended before its tests did, with exit code 0"
-    return _how(outcome)
+    return how(outcome)
 
 
 def _flaky(level: str, outcome: Outcome) -> Grade:
     why = "flaky: passed, and failed under another hash seed and clock"
     return Grade(False, why, level, (outcome,), flaky=True)  # type: ignore[arg-type]
-
-
-def _how(outcome: Outcome) -> str:
-    """How a run ended, with the line of its stderr that tells most."""
-    said = [line.strip() for line in outcome.stderr.decode(errors="replace").splitlines() if line.strip()]
-    return f"{outcome}: {_telling(said, outcome.status)[:200]}" if said else str(outcome)
-
-
-_BEGINS = re.compile(r"\S*(error|exception|panic)", re.IGNORECASE)
-_TELLS = re.compile(r"error|exception|panic", re.IGNORECASE)
-_HINTS = re.compile(r"undefined|unused|not used|denied", re.IGNORECASE)
-
-
-def _telling(said: Sequence[str], status: str) -> str:
-    """Python ends with what went wrong, compilers begin with it, others put the source above and the stack below."""
-    if "stack traceback:" in said[1:]:  # Lua's
-        return said[said.index("stack traceback:", 1) - 1]
-    if said[0].startswith("Traceback") or (status != "compile_error" and _BEGINS.match(said[-1])):
-        return said[-1]
-    for tells in (_BEGINS.match, _TELLS.search, _HINTS.search):
-        for line in said:
-            if tells(line):
-                return line
-    return said[-1]

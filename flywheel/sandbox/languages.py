@@ -93,7 +93,6 @@ declare module "*";
 """
 _WARN = ("-w", "-pipe")  # a warning is no error, and compilers print a lot of them
 _CPP = ("-std=c++17", "-O1", *_WARN, "-pthread")
-_GO = ("go", "build", "-ldflags=-s -w", "-o", "main")
 _RUST = ("-C", "opt-level=1", "-C", "codegen-units=1", "-C", "prefer-dynamic", "-C", "rpath")  # linking was half of it
 _ALTERNATIVES = ("/etc/alternatives",)
 # Where Debian puts lodash, which MBXP imports. Node ends at once if it may not read OpenSSL's own configuration.
@@ -239,7 +238,7 @@ _ROWS = (
         "go",
         file="main.go",
         trial='package main\n\nimport "fmt"\n\nfunc main() { fmt.Println(6 * 7) }',
-        compile=(*_GO, "{sources}"),
+        compile=("go", "build", "-ldflags=-s -w", "-o", "main", "{sources}"),
         run=("./main",),
         programs={"go": "golang-go"},
         image="golang:1.19",
@@ -352,12 +351,12 @@ def language(name: str) -> Language:
 def commands(job: Job, compiler: tuple[str, ...] | None = None) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """What compiles a job (None: nothing to compile), and what runs it; both in its work folder.
 
+    In a row's commands ``{entry}`` is the job's entry (or the language's own file name), ``{stem}`` its name without
+    the suffix, and ``{sources}`` all files of the job with the entry's suffix, the entry first.
+
     Args:
         job: a program.
         compiler: instead of the language's own ``compile``.
-
-    In a row's commands ``{entry}`` is the job's entry (or the language's own file name), ``{stem}`` its name without
-    the suffix, and ``{sources}`` all files of the job with the entry's suffix, the entry first.
     """
     row = language(job.language)
     entry = job.entry or row.file

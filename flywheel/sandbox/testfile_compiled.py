@@ -118,10 +118,8 @@ def go(program: str, tests: str, ending: Ending) -> Sources:
     names = re.findall(r"^func\s+(Test\w*)\s*\(\s*\w+\s+\*testing\.T\s*\)", tests, re.MULTILINE)
     body, found = _rename_main("go", tests, "flywheel_tests")
     if not names and found is None:
-        imports = [name for name in _GO_PACKAGES if re.search(rf"\b{name.split('/')[-1]}\.", tests)]
         helper = "" if re.search(r"func\s+assert\b", program) or "assert(" not in tests else _GO_ASSERT
-        body = "package main\n" + "\n".join(f'import "{name}"' for name in imports)
-        body += f"\n{helper}\nfunc flywheel_tests() {{\n{tests}\n}}\n"
+        body = _go_imported(f"{helper}\nfunc flywheel_tests() {{\n{tests}\n}}\n")
     if re.search(r"^\s*package\s", body, re.MULTILINE):
         files = {"main.go": program, "tests.go": _go_main_package(body)}
     else:  # the tests live on the program's imports
@@ -144,24 +142,26 @@ def _go_main_package(source: str) -> str:
 
 
 def go_imports(sources: Sources) -> Sources:
-    """One package clause, and the imports that are used, whatever the problem's setup and the program import.
+    """The imports of program and setup put in order.
 
     HumanEval-X has a ``test_setup`` and imports of its own above the program, so package and imports come twice, and
     answers cannot add to them; Go refuses repeated, unused and missing imports alike.
     """
-    code = sources.files["main.go"].encode(errors="replace")
+    return Sources({**sources.files, "main.go": _go_imported(sources.files["main.go"])}, sources.entry)
+
+
+def _go_imported(source: str) -> str:
+    """A source with one package clause, and the imports that it uses: of those it has, and of usual ones."""
+    code = source.encode(errors="replace")
     root = parse("go", code).root_node
     heads = [node for node in root.children if node.type in ("package_clause", "import_declaration")]
     given = [text_of(code, node) for head in heads for node in walk(head) if node.type == "import_spec"]
-    body = edited(code.decode(), [Edit(head.start_byte, head.end_byte, b"") for head in heads])
+    body = edited(source, [Edit(head.start_byte, head.end_byte, b"") for head in heads])
     used, own = _go_names(code, root)
     known = {_go_name(spec) for spec in given}
     more = [f'"{path}"' for path in _GO_PACKAGES if _go_name(path) in used - known - own]
     imports = [spec for spec in dict.fromkeys(given) if _go_name(spec) in used | {"_", "."}] + more
-    return Sources(
-        {**sources.files, "main.go": "\n".join(["package main", *(f"import {spec}" for spec in imports), body])},
-        sources.entry,
-    )
+    return "\n".join(["package main", *(f"import {spec}" for spec in imports), body])
 
 
 def _go_names(code: bytes, root: Node) -> tuple[set[str], set[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from flywheel.sandbox.diagnosis import how
 from flywheel.sandbox.job import Job, Outcome
 from flywheel.sandbox.languages import entry_of, language
 from flywheel.sandbox.pool import SandboxFailed
@@ -35,8 +36,10 @@ class Trials:
             SandboxFailed: its programs cannot be run here; says how the trial ended.
         """
         row = language(name)
+        if row.name in self._works:  # of nearly all programs
+            return
         with self._locks.setdefault(row.name, threading.Lock()):
-            if row.name in self._works:
+            if row.name in self._works:  # by now
                 return
             if row.name not in self._fails:
                 entry = entry_of(row.name, row.trial)
@@ -44,8 +47,7 @@ class Trials:
                 if outcome.ok and outcome.stdout.strip() == _ANSWER:
                     self._works.add(row.name)
                     return
-                said = outcome.stderr.decode(errors="replace").strip().splitlines()
-                why = f"{row.name} does not work here: a trial program {outcome}{f': {said[-1][:200]}' if said else ''}"
+                why = f"{row.name} does not work here: a trial program {how(outcome)}"
                 if outcome.status not in ("exited", "signaled", "compile_error"):
                     raise SandboxFailed(why)  # a busy machine may do better the next time
                 self._fails[row.name] = why

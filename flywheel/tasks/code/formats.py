@@ -101,12 +101,12 @@ def _is_human_eval(row: Row) -> bool:
 
 def _human_eval(row: Row) -> Read:
     prompt = text_of(row, "prompt" if row.get("prompt") else "complete_prompt")  # BigCodeBench has two
+    tongue = language_named(row["language"]) if row.get("language") else _family(row) or "python"
     head = optional(row, "declaration").rstrip()
     # In HumanEval-X's Rust the prompt is only what is asked; elsewhere it ends with the declaration, more or less.
     if head and "".join(head.splitlines()[-1].split()) not in "".join(prompt.split()):
-        prompt = f"{_CRATE.sub('', head)}\n{prompt}"
+        prompt = f"{_CRATE.sub('', head) if tongue == 'rust' else head}\n{prompt}"
     tests, entry = text_of(row, "test"), optional(row, "entry_point") or _last_function(prompt)
-    tongue = language_named(row["language"]) if row.get("language") else _family(row) or "python"
     name, gold, setup = name_of(row), row.get("canonical_solution"), code_lines(row.get("test_setup"))
     whole = prompt + gold if isinstance(gold, str) else None
     if tongue != "python":
