@@ -259,6 +259,15 @@ def test_what_cannot_be_altered_is_negated_or_left() -> None:
     )
     assert poisoned("go", "func t() { if f() != [3]int{1, 2, 3} { panic(1) } }", {"f"}, "k")[0].count("[3]int{2, 2, 3}")
     assert poisoned("rust", "fn t() { assert!(f() == 0b101); }", {"f"}, "k")[0].count("0b110")
+    runes = "func t() { if f() != 'a' || f() != '\\n' { panic(1) } }"
+    assert poisoned("go", runes, {"f"}, None) == (runes.replace("'a'", "'z'").replace("'\\n'", "'z'"), 2)
+    assert alterations("java", "class A { void t() { assertEquals('\\\\', f(2)); } }", {"f"})[0].text == b"'z'"
+    table = "func t() { assert.Equal(map[rune]int{'a': 1}, f()) }"
+    assert poisoned("go", table, {"f"}, None) == (table.replace("'a'", "'z'"), 1)
+    # Two alterations in one assertion would undo each other; several assertions in a block are several.
+    nested = "t.Run(1, func() { assert.Equal(true, same([]int{7}, f(2)))\nassert.Equal(8, f(3)) })"
+    found = alterations("go", f"func t() {{ {nested} }}", {"f"})
+    assert [edit.text for edit in found] == [b"false", b"9"]
     # An inequality would hold of an altered value as well.
     assert alterations("python", "assert f(2) != 5", {"f"})[0].text == b"not (f(2) != 5)"
 

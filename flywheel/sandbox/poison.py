@@ -128,15 +128,28 @@ class _Reader:
             self.follow(node)
         found: list[Edit] = []
         truths: list[Edit] = []
+        altered: set[int] = set()
         for node in walk(self.root):
+            if self.within(node, altered):  # a second alteration would undo the first: `equal(true, same(f(2), 5))`
+                continue
             change = self.comparison(node) or self.call(node) or self.keyed(node)
             if change is not None:
                 found.append(change)
+                altered.add(node.id)
             else:
                 truths += self.truth(node)
         # An assertion around an alteration that was found already needs no negation.
         free = [t for t in truths if not any(t.start <= f.start < t.end for f in found)]
         return sorted(found + free, key=lambda change: change.start)
+
+    def within(self, node: Node, altered: set[int]) -> bool:
+        """Whether a node is part of an expression that is altered already."""
+        around = node.parent
+        while altered and around is not None and not _BLOCK.search(around.type):
+            if around.id in altered:
+                return True
+            around = around.parent
+        return False
 
     def follow(self, node: Node) -> None:
         """``got = f(2)``: what is said of ``got`` from here on is said of the program."""
@@ -230,7 +243,9 @@ class _Reader:
         """The first literal of a stretch that can be changed."""
         top = self.root.descendant_for_byte_range(start, end)
         for node in walk(top if top is not None else self.root):
-            if node.start_byte < start or node.end_byte > end or _in_type(node):
+            inner = node.named_children[0] if node.named_child_count == 1 else None
+            wraps = inner is not None and inner.byte_range == node.byte_range  # Go's `literal_element`
+            if node.start_byte < start or node.end_byte > end or wraps or _in_type(node):
                 continue
             changed = _changed(self.name, node, text_of(self.code, node))
             if changed is not None:
@@ -298,7 +313,7 @@ def _changed(name: str, node: Node, text: str) -> str | None:
         return _BOOLS[text]
     if text in _NOTHING and name in _DYNAMIC and "string" not in node.type:
         return _NOTHING[text]
-    if re.search(r"char", node.type) and len(text) == 3:
+    if re.search(r"char|rune", node.type) and text.startswith("'"):
         return "'z'" if text != "'z'" else "'y'"
     if re.search(r"string|literal", node.type) and text[-1:] in "'\"`" and len(text) > 1:
         return _other_string(node, text)
