@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from test_languages import ECHO
 
@@ -150,18 +151,18 @@ if os.fork() == 0:
 
 def test_what_a_killed_executor_left_is_removed() -> None:
     code = (
-        "import sys\nfrom flywheel.sandbox.container import ContainerExecutor\nfrom flywheel.sandbox.job import Job\n"
-        "executor = ContainerExecutor(rootfs='host', slots=1)\nprint('up', flush=True)\n"
-        "executor.run_all([Job('python', {'main.py': b'import time; time.sleep(100)'})])\n"
+        "from flywheel.sandbox.container import ContainerExecutor\nfrom flywheel.sandbox.job import Job\n"
+        "program = b\"import os; os.execvp('sleep', ['sleep', '600.125'])\"\n"
+        "ContainerExecutor(rootfs='host', slots=1).run_all([Job('python', {'main.py': program})])\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert process.stdout is not None and process.stdout.readline() == b"up\n"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    # Containers come and go before this program's own, where it is tried whether Python runs at all.
     waiting = threading.Event()
-    while not names():
+    while ["sleep", "600.125"] not in [found.info["cmdline"] for found in psutil.process_iter(["cmdline"])]:
+        assert process.poll() is None
         waiting.wait(0.1)
     process.kill()
     process.wait()
-    process.stdout.close()
     assert names() != []
     ContainerExecutor(rootfs="host", slots=1).close()
     assert names() == []
