@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -59,7 +61,7 @@ def test_a_case_each_in_a_fresh_sandbox(local: LocalExecutor) -> None:
 
 def test_outcomes_come_as_they_end(local: LocalExecutor) -> None:
     async def positions() -> list[int]:
-        jobs = [python(f"import time\ntime.sleep({s})") for s in (1.0, 0.0, 0.3)]
+        jobs = [python(f"import time\ntime.sleep({s})") for s in (3.0, 0.0, 0.5)]
         return [outcome.job async for outcome in local.submit(jobs)]
 
     assert asyncio.run(positions()) == [1, 2, 0]
@@ -241,6 +243,57 @@ except OSError: print(n)
 """
         ((outcome,),) = executor.run_all([python(forks, limits=Limits(processes=8, wall=8))])
         assert int(outcome.stdout) <= 8, outcome
+
+
+def test_programs_that_had_to_wait_for_a_core_are_undecided() -> None:
+    """Far too many at once: no program is called too slow for what the others took from it."""
+    busy = "import time\nwhile time.process_time() < 0.4: pass\nprint(1)"
+    with LocalExecutor(slots=24) as executor:
+        outcomes = executor.run_all([python(busy, limits=Limits(cpu=1, wall=1.2))] * 24)
+        assert {o.status for (o,) in outcomes} <= {"exited", "infra_error"}
+        assert any("the machine is too busy" in o.detail for (o,) in outcomes)
+        # Who keeps himself from his cores, or sleeps, is judged.
+        bomb = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
+        ((crowd,),) = executor.run_all([python(bomb, limits=Limits(cpu=1, wall=1.5, processes=24))])
+        ((sleeper,),) = executor.run_all([python("import time; time.sleep(9)", limits=Limits(wall=0.5))])
+    assert crowd.status in ("wall", "cpu")
+    assert sleeper.status == "wall"
+
+
+def test_a_program_is_not_too_slow_because_the_harness_was_away() -> None:
+    code = (
+        "from flywheel.sandbox.job import Job, Limits\nfrom flywheel.sandbox.local import LocalExecutor\n"
+        "with LocalExecutor(slots=1) as executor:\n"
+        "    executor.run_all([Job('python', {'main.py': b'print(1)'})])\n    print('up', flush=True)\n"
+        "    source = b'import time; time.sleep(0.7); print(2)'\n"
+        "    ((o,),) = executor.run_all([Job('python', {'main.py': source}, limits=Limits(wall=1.5))])\n"
+        "    print(o.status, o.stdout.decode().strip())\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "up\n"
+    time.sleep(0.3)  # it runs by now, or does not run yet: either way it has its time
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate()[0] == "exited 2\n"
+
+
+def test_threads_fit_into_the_address_space_where_there_is_no_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "find", lambda: None)
+    threads = """
+#include <thread>
+#include <vector>
+#include <iostream>
+int main() {
+    std::vector<std::thread> all;
+    for (int i = 0; i < 8; i++) all.emplace_back([]{});
+    for (auto& t : all) t.join();
+    std::cout << "fine";
+}
+"""
+    with LocalExecutor(slots=1) as executor:
+        ((outcome,),) = executor.run_all([Job("cpp", {"main.cpp": threads.encode()})])
+    assert outcome.stdout == b"fine", outcome
 
 
 _AS_A_USER = """

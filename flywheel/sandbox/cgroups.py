@@ -71,6 +71,10 @@ class Group:
     def limit_processes(self, most: int) -> None:
         (self.pids / "pids.max").write_text(str(most))
 
+    def processes(self) -> int:
+        """Processes and threads that are in it."""
+        return int((self.pids / "pids.current").read_text())
+
     def used_memory(self) -> int:
         return int((self.memory / ("memory.current" if self.version == 2 else "memory.usage_in_bytes")).read_text())
 

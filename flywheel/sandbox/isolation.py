@@ -14,6 +14,7 @@ import site
 import stat
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -66,6 +67,17 @@ def _uid(way: Way, index: int) -> int | None:
     if os.geteuid() != 0 or way == "user" or (way == "landlock" and not _open_to_all(python())):
         return None
     return _FIRST_UID + os.getpid() % 1_000_000 * 128 + index % 128
+
+
+def others(way: Way, index: int) -> int:
+    """Processes and threads that the kernel counts as the program's user's, though they are not the program's."""
+    if way != "landlock" or _uid(way, index) is not None or os.geteuid() == 0:
+        return 0  # a user, or a user namespace, of its own; and of root the kernel does not count them
+    count = 64  # what may be started while the program runs
+    for folder in glob("/proc/[0-9]*"):  # noqa: PTH207
+        with suppress(OSError):
+            count += len(os.listdir(f"{folder}/task")) if os.stat(folder).st_uid == os.getuid() else 0  # noqa: PTH116, PTH208
+    return count
 
 
 def scratch(way: Way, index: int, folder: Path) -> str:

@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-# Everything in a group is the executor's; what is still alive when the executor is gone has no owner.
+# Everything in a group is the executor's; what is still alive when the executor is gone has no owner. A file is shared
+# by executors, which hold a lock on it: it goes with the last one.
 _SCRIPT = """
 trap '' INT TERM HUP
 read -r _
@@ -14,10 +15,12 @@ step=0
 while [ $step -lt 100 ]; do
   left=
   for folder; do
-    [ -d "$folder" ] || continue
+    [ -e "$folder" ] || continue
     if [ -e "$folder/cgroup.procs" ]; then
       for pid in $(cat "$folder/cgroup.procs" 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
       rmdir "$folder" 2>/dev/null || left=yes
+    elif [ -f "$folder" ]; then
+      flock -n -x "$folder" rm -f "$folder" || :
     else
       rm -rf "$folder" || left=yes
     fi
@@ -31,7 +34,7 @@ exit 1
 
 
 class Janitor:
-    """Removes cgroups and folders when it is told to, or when this process is gone."""
+    """Removes cgroups, folders and unlocked files when it is told to, or when this process is gone."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._process = subprocess.Popen(

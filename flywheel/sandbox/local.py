@@ -1,4 +1,4 @@
-"""Programs run on this machine, as many at once as it has cores.
+"""Programs run on this machine, two at once per core, whichever process runs them (``turns.py``).
 
 Each slot is a thread of the pool with a cgroup and zygotes of its own (``slot.py``). The strongest isolation that works
 here is found by running a program in it; a machine that has less than is required is refused.
@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from flywheel.sandbox.languages import LANGUAGES, commands, installed, language,
 from flywheel.sandbox.pool import Pool, SandboxFailed
 from flywheel.sandbox.slot import Order, Slot, SlotBroken
 from flywheel.sandbox.trial import Trials
+from flywheel.sandbox.turns import Turns
 
 _STACK = 256 * MIB
 _PRELOADABLE = ("numpy", "asyncio", "unittest")
@@ -39,8 +41,9 @@ class LocalExecutor(Pool[Slot]):
     A zygote dies with the thread that started it: a slot belongs to its thread, from its making to its end.
 
     Args:
-        slots: programs at once; by default two per core that this process may use, since a short program's namespaces
-            take as long to come and go as it runs, and much of that is waiting.
+        slots: programs at once, whatever other executors do; by default two per core that this process may use, shared
+            with all executors of this user here. (A short program's namespaces take as long to come and go as it runs,
+            and much of that is waiting.)
         require: least isolation; "landlock" also takes a machine that has no user namespaces.
 
     Raises:
@@ -60,7 +63,9 @@ class LocalExecutor(Pool[Slot]):
         # What compilers read; and Landlock has no tmpfs of its own: programs work in folders below this one.
         self._folder = Path(tempfile.mkdtemp(prefix=cgroups.PREFIX))
         self._folder.chmod(0o711)
-        self._janitor = Janitor([*(f for group in self._groups for f in group.folders), self._folder])
+        self._turns = None if slots else Turns(count)
+        shared = [self._turns.file] if self._turns else []
+        self._janitor = Janitor([*(f for group in self._groups for f in group.folders), self._folder, *shared])
         super().__init__(count, "namespaces")
 
     def capabilities(self) -> Capabilities:
@@ -97,8 +102,9 @@ class LocalExecutor(Pool[Slot]):
 
     def attempt(self, job: Job, case: int, place: Slot) -> Outcome:
         try:
-            self._trials.require(job.language, lambda trial: self._run(place, trial, 0))
-            return self._run(place, job, case)
+            with self._turns.turn() if self._turns else nullcontext():
+                self._trials.require(job.language, lambda trial: self._run(place, trial, 0))
+                return self._run(place, job, case)
         except SlotBroken as error:
             raise SandboxFailed(str(error)) from error
 
@@ -106,6 +112,8 @@ class LocalExecutor(Pool[Slot]):
         place.close()
 
     def release(self) -> None:
+        if self._turns is not None:
+            self._turns.close()
         self._janitor.clean()
 
     def _make_groups(self, count: int) -> list[cgroups.Group]:
@@ -113,7 +121,15 @@ class LocalExecutor(Pool[Slot]):
             return []
         cgroups.sweep(self._parents)
         name = f"{cgroups.PREFIX}{os.getpid()}-{next(_number)}"
-        return [self._parents.make(f"{name}-{i}") for i in range(count)]
+        made: list[cgroups.Group] = []
+        try:
+            for number in range(count):
+                made.append(self._parents.make(f"{name}-{number}"))
+        except OSError as error:
+            for group in made:
+                group.remove()
+            raise UserError(f"no more cgroups can be made below {self._parents.memory}: {error.strerror}") from error
+        return made
 
     def _slot(self, index: int, way: isolation.Way) -> Slot:
         return Slot(index, way, self._groups[index] if self._groups else None, self._folder)
@@ -143,7 +159,7 @@ class LocalExecutor(Pool[Slot]):
         tried = "; ".join(filter(None, failed)) or "bubblewrap is not installed, and the kernel has no Landlock"
         hint = "apt-get install bubblewrap, and allow user namespaces (in a container: its seccomp profile)"
         if self._require == "namespaces":
-            hint += "; or accept less isolation with `require: landlock`, or use the container or http executor"
+            hint += "; or accept less isolation with `require: landlock`, or use the container or remote executor"
         raise UserError(f"programs cannot be isolated here ({self._require} is required): {tried}", hint=hint)
 
     def _run(self, slot: Slot, job: Job, case: int) -> Outcome:

@@ -32,6 +32,8 @@ _SCENE = ("mount", "setns", "unshare")
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 _UNIX, _INET, _INET6 = 1, 2, 10
 _ESCAPES = "setsid setpgid"
+_OUTLIVING = "shmget semget msgget"
+"""What stays when a program has ended, unless an IPC namespace ends with it."""
 _SIGNALS = "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal"
 
 
@@ -40,8 +42,8 @@ def filter_program(contained: bool, signals: bool = True, scene: bool = False) -
     """The filter, for this machine's architecture; any other architecture's calls end the process.
 
     Args:
-        contained: in namespaces of its own: sockets reach nothing. Otherwise there are none, and a process cannot leave
-            its group, which is how it is ended.
+        contained: in namespaces of its own: sockets reach nothing. Otherwise there are none, a process cannot leave its
+            group, which is how it is ended, and nothing that outlives it can be made.
         scene: leave what it takes to set a program's scene: mounts and namespaces. Installed once, before programs
             are forked, that costs them nothing; they have no right to either.
         signals: whether signals may be sent; without namespaces only if Landlock keeps them inside.
@@ -78,7 +80,7 @@ def filter_program(contained: bool, signals: bool = True, scene: bool = False) -
         add(unsupported, "socket", seccomp.Arg(0, seccomp.EQ, family))
     add(unsupported, "socket", seccomp.Arg(0, seccomp.GT, _INET6))
     if not contained:
-        for name in _ESCAPES.split():
+        for name in (*_ESCAPES.split(), *_OUTLIVING.split()):
             add(refuse, name)
     if not signals:
         for name in _SIGNALS.split():

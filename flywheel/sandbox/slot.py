@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,10 @@ _MOST_ZYGOTES = 4
 _READY_SECONDS = 60.0
 _END_SECONDS = 10.0  # from the kill until the kernel has ended everything; past it the zygote is given up
 _PIPE = 1 << 16
+_STARVED = 0.25
+"""Share of its wall time for which a program waited for a core, and from which it says nothing of the program."""
+_FEW = 4
+"""Processes and threads with which a program does not keep itself from its cores."""
 _Key = tuple[int, tuple[str, ...]]
 
 
@@ -59,19 +63,27 @@ class Order:
     stack: int = 64 * MIB
     address_space: bool = True
 
-    def to_bytes(self, by_cgroup: bool) -> bytes:
-        """As ``marshal`` has it: it is read by this same interpreter."""
+    def to_bytes(self, by_cgroup: bool, others: int) -> bytes:
+        """As ``marshal`` has it: it is read by this same interpreter.
+
+        Args:
+            by_cgroup: whether memory is limited by one.
+            others: processes and threads that the program's user has beside it.
+        """
         limits = self.limits
+        processes = others + limits.processes + 1  # the first process counts
         cpu = max(1, int(-(-limits.cpu // 1)))
         # Of CPU time: a second after the signal that can be ignored comes the one that cannot.
         rlimits = [
             (resource.RLIMIT_CPU, cpu, cpu + 1),
             (resource.RLIMIT_FSIZE, limits.disk, limits.disk),
-            (resource.RLIMIT_NPROC, limits.processes + 1, limits.processes + 1),  # the first process counts
-            (resource.RLIMIT_STACK, self.stack, self.stack),
+            (resource.RLIMIT_NPROC, processes, processes),
         ]
+        stack = self.stack
         if self.address_space and not by_cgroup:
             rlimits.append((resource.RLIMIT_AS, limits.memory, limits.memory))
+            stack = min(stack, limits.memory // 16)  # each thread takes as much of the address space
+        rlimits.append((resource.RLIMIT_STACK, stack, stack))
         files = [(name, bytes(c), 0o755 if name in self.programs else 0o644) for name, c in self.files.items()]
         argv = None if self.argv is None else list(self.argv)
         fetch = None if self.fetch is None else list(self.fetch)
@@ -151,12 +163,13 @@ class Zygote:
 
 @dataclass
 class _Watch:
-    """What has been seen of a run so far."""
+    """What has been seen of a run so far; with ``crowd``, processes and threads when its wall time was over."""
 
     stdout: bytearray = field(default_factory=bytearray)
     stderr: bytearray = field(default_factory=bytearray)
     status: bytearray = field(default_factory=bytearray)
     stopped: Status | None = None
+    crowd: int = 0
 
 
 class Slot:
@@ -232,9 +245,17 @@ class Slot:
         if self._group is None or self._in_force == (limits.memory, limits.processes):
             return
         self._group.limit_memory(self._own_memory + limits.memory)
-        # For each zygote: bubblewrap's two processes, itself and who waits for it; and the first of the program's.
-        self._group.limit_processes(4 * len(self._zygotes) + 1 + limits.processes)
+        self._group.limit_processes(self._own_processes + limits.processes)
         self._in_force = (limits.memory, limits.processes)
+
+    @property
+    def _own_processes(self) -> int:
+        """For each zygote: bubblewrap's two processes, itself and who waits for it; and the first of the program's."""
+        return 4 * len(self._zygotes) + 1
+
+    def _crowd(self) -> int:
+        """Processes and threads of the program that runs; without a group nobody can say."""
+        return self._group.processes() - self._own_processes if self._group else _FEW + 1
 
     def _watch(self, zygote: Zygote, order: Order) -> _Watch:
         """Start a program, feed it, collect what it writes, end it at its limits."""
@@ -246,7 +267,7 @@ class Slot:
         try:
             for descriptor in (stdin_r, stdout_w, stderr_w):
                 os.fchmod(descriptor, 0o666)  # or another user's program could not open /dev/stdin
-            data = order.to_bytes(self._group is not None)
+            data = order.to_bytes(self._group is not None, isolation.others(self._way, self._index))
             _write_all(job, data)
             socket.send_fds(zygote.control, [order.message(len(data))], theirs)
             for descriptor in theirs:
@@ -254,7 +275,7 @@ class Slot:
             theirs = []
             watch = _Watch()
             sinks = {stdout: watch.stdout, stderr: watch.stderr, status: watch.status}
-            _Pump(zygote, order, watch, sinks, stdin, ours, self._buffer).run()
+            _Pump(zygote, order, watch, sinks, stdin, ours, self._buffer, self._crowd).run()
             return watch
         finally:
             for descriptor in (*theirs, *ours):
@@ -268,7 +289,14 @@ class Slot:
         ended: int | None = said.get("ended")
         number = os.WTERMSIG(ended) if ended is not None and os.WIFSIGNALED(ended) else None
         out_of_memory = ended != 0 and self._group is not None and self._group.killed() > killed
-        status, detail = _ending(watch.stopped, ended, number, usage, limits, out_of_memory)
+        stopped = watch.stopped
+        waited = said.get("waited")
+        if stopped == "wall" and ended is not None and waited is None and usage.wall <= limits.wall:
+            stopped = None  # it had ended by itself, and it was we who came late
+        starved = (waited or 0.0) > _STARVED * limits.wall and usage.cpu < limits.cpu
+        if stopped == "wall" and starved and watch.crowd <= _FEW:
+            raise SlotBroken(f"the machine is too busy: a program waited {waited:.1f} of {limits.wall:g} s for a core")
+        status, detail = _ending(stopped, ended, number, usage, limits, out_of_memory)
         return Outcome(
             status,
             exit_code=os.WEXITSTATUS(ended) if status == "exited" and ended is not None else None,
@@ -322,8 +350,9 @@ class _Pump:
         stdin: int,
         ours: set[int],
         buffer: memoryview,
+        crowd: Callable[[], int],
     ) -> None:
-        self._zygote, self._watch, self._sinks = zygote, watch, sinks
+        self._zygote, self._watch, self._sinks, self._crowd = zygote, watch, sinks, crowd
         self._stdin, self._ours = stdin, ours
         self._left = memoryview(order.stdin)
         self._limits = order.limits
@@ -344,6 +373,7 @@ class _Pump:
             if left <= 0:
                 if self._watch.stopped is not None:
                     raise SlotBroken("a program could not be ended")
+                self._watch.crowd = self._crowd()
                 self._stop("wall")
                 deadline = time.monotonic() + _END_SECONDS
                 continue

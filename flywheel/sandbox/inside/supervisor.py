@@ -55,6 +55,7 @@ class Supervisor:
         self._scene, self._control = where, control
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY) if where.contained else -1
         self._own_streams = [os.dup(fd) for fd in range(3)]
+        self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY)  # a program's own will be mounted over it
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._order = _Order(-1, [], -1, 0, False, 0)
@@ -117,15 +118,16 @@ class Supervisor:
         try:
             if not self._scene.contained:
                 order.guard = _guard(child)
-            ended, used, killed = self._wait(child)
+            ended, used, waited = self._wait(child)
             facts = {
                 "ended": ended,
                 "cpu": used.ru_utime + used.ru_stime,
                 "memory": used.ru_maxrss * 1024,
                 "wall": time.monotonic() - order.begun,
+                "waited": waited,
                 "files": [],
             }
-            if self._scene.contained and (killed or not order.fetch):
+            if self._scene.contained and (waited is not None or not order.fetch):
                 _tell(order.status, facts)
             else:
                 self._end(child)
@@ -177,17 +179,17 @@ class Supervisor:
         for descriptor in (order.job, *order.streams, order.status):
             os.close(descriptor)
 
-    def _wait(self, child: int) -> tuple[int, Any, bool]:
+    def _wait(self, child: int) -> tuple[int, Any, float | None]:
         """Wait for a child's end, and end it when the executor says so.
 
         Returns:
-            Its status, its resource use, and whether the executor said so.
+            Its status and its resource use; and if the executor said so, the seconds that it waited for a core.
         """
-        killed = False
+        waited = None
         watch = os.pidfd_open(child)
         self._poll.register(watch, select.POLLIN)
         while (watch, select.POLLIN) not in self._poll.poll():
-            killed = True
+            waited = self._waited(watch)
             if not self._control.recv(1):
                 self._poll.unregister(self._control)  # the executor is gone; ``next`` sees it again
             if self._order.first is not None:
@@ -197,7 +199,23 @@ class Supervisor:
         self._poll.unregister(watch)
         os.close(watch)
         _, ended, used = os.wait4(child, 0)
-        return ended, used, killed
+        return ended, used, waited
+
+    def _waited(self, process: int) -> float:
+        """Seconds that the process of a pidfd could have run, and others did; 0 where the kernel does not tell."""
+        try:
+            # That /proc is of a namespace further out, and says what the process is called there.
+            facts = self._read(f"self/fdinfo/{process}").split()
+            return int(self._read(f"{int(facts[facts.index(b'Pid:') + 1])}/schedstat").split()[1]) / 1e9
+        except (OSError, ValueError):
+            return 0.0
+
+    def _read(self, name: str) -> bytes:
+        descriptor = os.open(name, os.O_RDONLY, dir_fd=self._proc)
+        try:
+            return os.read(descriptor, 4096)
+        finally:
+            os.close(descriptor)
 
     def _collect(self, facts: dict[str, Any]) -> None:
         """Tell with the files that the program left; in a process of its own, since the zygote must not see them."""
