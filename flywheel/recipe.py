@@ -92,7 +92,12 @@ class Verify(Section):
     """Scoring completions on the CPUs while the devices sample."""
 
     workers: int = Field(default=1, ge=1, description="Verifier processes per agent.")
-    timeout: Number = Field(default=10.0, gt=0, description="Seconds per completion; past it: undecided.")
+    timeout: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds per completion; past it: undecided. null is the task's own limit, or 10. The code task's "
+        "is `sandbox.seconds`, and a program that takes longer is wrong.",
+    )
 
 
 class Replay(Section):

@@ -61,7 +61,14 @@ def command(
         Path | None, typer.Option(help="Write each row with its score, passed, reason and detail, as JSONL.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds per completion; past it: undecided.")] = 10.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Seconds per completion; past it: undecided, or wrong where running it is the test. "
+            "By default the task's own limit, or 10.",
+        ),
+    ] = None,
 ) -> None:
     """Score completions with a task's verifier.
 
@@ -87,7 +94,7 @@ def command(
         _show(facts, verdicts, out)
 
 
-def grade(task: Task, asks: list[Ask], timeout: float) -> list[Verdict]:
+def grade(task: Task, asks: list[Ask], timeout: float | None) -> list[Verdict]:
     """A verdict per row, in their order; what a broken verifier prints is shown once, not per row."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):

@@ -18,7 +18,7 @@ from flywheel.stages.sample import sampling_fields
 from flywheel.workers import Report
 
 SAMPLING_KEYS = ("sample.max_tokens", "sample.stop", "sample.chunk")
-KEYS = ("seed", "model", "task", "evaluate", "engine", "chat_template", *SAMPLING_KEYS)
+KEYS = ("seed", "model", "task", "evaluate", "engine", "chat_template", "verify.timeout", *SAMPLING_KEYS)
 
 
 def evaluate(ctx: Context, number: int, policy: Checkpoint) -> StageDir:

@@ -15,7 +15,7 @@ from flywheel.errors import TaskError
 from flywheel.files import read_rows, write_rows
 from flywheel.stages.chunks import Job, claim
 from flywheel.stages.schemas import VERDICTS
-from flywheel.tasks import Task, close_task, load_task
+from flywheel.tasks import Task, close_task, load_task, time_limit
 from flywheel.types import Completion, Problem, Verdict
 from flywheel.workers import Report
 
@@ -27,7 +27,7 @@ Ask = tuple[Problem, Completion]
 def work(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     """Verify parts as they appear, until every part has its verdicts.
 
-    Payload: ``task``, ``jobs``, ``session``, ``timeout`` (seconds per completion).
+    Payload: ``task``, ``jobs``, ``session``, ``timeout`` (seconds per completion; None is the task's own limit).
 
     Returns:
         Counts: ``verdicts``, ``undecided``, and ``busy`` seconds.
@@ -69,7 +69,7 @@ def _verify_all(
 
 
 def _verify_part(
-    task: Task, job: Job, part: str, problems: dict[str, Problem], timeout: float, counts: dict[str, Any]
+    task: Task, job: Job, part: str, problems: dict[str, Problem], timeout: float | None, counts: dict[str, Any]
 ) -> None:
     samples = read_rows(job.samples / part)
     asks = [(problems[row["problem_id"]], Completion.from_row(row)) for row in samples]
@@ -90,12 +90,13 @@ def _verify_part(
     write_rows(job.verdicts / part, rows, VERDICTS)
 
 
-def judge_all(task: Task, asks: Sequence[Ask], timeout: float) -> list[tuple[Verdict, float]]:
-    """A verdict for each completion, and the seconds that it took.
+def judge_all(task: Task, asks: Sequence[Ask], timeout: float | None) -> list[tuple[Verdict, float]]:
+    """A verdict for each completion, and the seconds that it took, within ``timeout`` or the task's own limit.
 
     A task that has ``verify_many`` gets all of them at once, and sees to time limits and retries itself.
     Completions that an engine could not give are undecided without asking the task.
     """
+    timeout = time_limit(task) if timeout is None else timeout
     there = [ask for ask in asks if ask[1].finish != "abort"]
     many = getattr(task, "verify_many", None)
     if many is None:

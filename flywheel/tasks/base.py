@@ -11,6 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from flywheel.types import Completion, Message, Problem, Sampling, Verdict
 
+SECONDS = 10.0
+"""Per completion, for tasks that say nothing else."""
+
 
 class Policy(Protocol):
     """The checkpoint being improved, as a rollout sees it.
@@ -48,8 +51,7 @@ class Task(Protocol):
     - ``wrong_answers(problem) -> list[str]``: completions that the verifier must reject;
     - ``verify_many(asks, timeout) -> list[Verdict]``: a chunk's ``(problem, completion)`` at once, for a verifier
       with workers of its own; it sees to the time limit (seconds per completion) and to retries itself;
-    - ``read_problem(row, number) -> Problem``: a row of a dataset, for ``flywheel grade``; a ValueError says what is
-      wrong with it;
+    - ``timeout``: seconds per completion where the user says none; by default 10;
     - ``findings() -> list[str]``: what else ``flywheel check`` should say is wrong;
     - ``notes() -> list[str]``: what it should say when nothing is wrong;
     - ``read_problem(row, number) -> Problem``: how ``flywheel grade`` reads a row that carries its own problem;
@@ -90,6 +92,11 @@ class BaseTask:
     def wrong_answers(self, problem: Problem) -> list[str]:
         """Completions that the verifier must reject; ``flywheel check`` adds generic ones."""
         return []
+
+
+def time_limit(task: Task) -> float:
+    """Seconds per completion, where the user says none."""
+    return float(getattr(task, "timeout", SECONDS))
 
 
 def close_task(task: Task) -> None:

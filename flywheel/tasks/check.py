@@ -5,13 +5,11 @@ from __future__ import annotations
 from itertools import islice, pairwise
 
 from flywheel.errors import UserError
-from flywheel.tasks.base import Task
+from flywheel.tasks.base import Task, time_limit
 from flywheel.types import Completion, Problem, Verdict
 
 SAMPLE = 200
 """Problems of each split that are looked at."""
-TIMEOUT = 10.0
-"""Seconds per answer, for tasks that see to it themselves."""
 
 
 def check_task(task: Task, *, needs_demonstrations: bool) -> list[str]:
@@ -88,7 +86,7 @@ def _verify_all(task: Task, asks: list[tuple[Problem, str]]) -> list[Verdict]:
     if many is None:
         return [_verify(task, problem, text) for problem, text in asks]
     try:
-        verdicts: list[Verdict] = many([(problem, Completion.of(text)) for problem, text in asks], TIMEOUT)
+        verdicts: list[Verdict] = many([(problem, Completion.of(text)) for problem, text in asks], time_limit(task))
     except Exception as error:  # see check_task
         return [Verdict.undecided(f"verify_many raised {type(error).__name__}: {error}")] * len(asks)
     return verdicts

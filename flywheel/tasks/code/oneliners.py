@@ -79,6 +79,11 @@ class Oneliners(BaseTask):
         # Whatever the hash seed, what a one-line function of a string returns is the same.
         self._runner = Runner(Options.model_validate({"sandbox": sandbox, "flaky": False}))
 
+    @property
+    def timeout(self) -> float:
+        """CPU seconds of one run, unless the user says otherwise."""
+        return self._runner.seconds
+
     def problems(self, split: str) -> Iterator[Problem]:
         """Problems in a fixed order, each with the function that it was made from as gold.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -26,8 +27,13 @@ class Runner:
         self._executor: Executor | None = None
 
     @property
+    def seconds(self) -> float:
+        """CPU seconds of one run."""
+        return self._options.sandbox.seconds
+
+    @property
     def executor(self) -> Executor:
-        """The sandbox; started at the first use, in the process that uses it.
+        """The sandbox; started at the first use, in the process that uses it, whose log says what is weaker here.
 
         Raises:
             UserError: programs cannot be run here; says what mends it.
@@ -36,6 +42,8 @@ class Runner:
             from flywheel.sandbox.open import open_executor
 
             self._executor = open_executor(self._options.sandbox.executor, **self._options.sandbox.extra)
+            for remark in self._executor.capabilities().remarks:
+                print(f"sandbox: {remark}", file=sys.stderr, flush=True)
         return self._executor
 
     async def grade(self, source: str, spec: Spec, *, poison: bool | None = None) -> Grade:
@@ -47,7 +55,7 @@ class Runner:
 
         Args:
             asks: programs with their tests.
-            timeout: seconds per run, if that is less than the recipe's limit.
+            timeout: seconds per run, instead of the recipe's.
         """
         keys = [(source, id(spec)) for source, spec in asks]
         unique = dict(zip(keys, asks, strict=True))
@@ -67,8 +75,9 @@ class Runner:
     def limits(self, timeout: float | None = None) -> Limits:
         """Of one run."""
         sandbox = self._options.sandbox
-        seconds = sandbox.seconds if timeout is None else min(sandbox.seconds, timeout)
-        return Limits(cpu=seconds, wall=seconds * 1.5, memory=sandbox.memory_mb * MIB)
+        seconds = sandbox.seconds if timeout is None else timeout
+        # The clock is only for what waits: programs share cores, and so need more of it than of the processor.
+        return Limits(cpu=seconds, wall=2 * seconds + 5, memory=sandbox.memory_mb * MIB)
 
     def close(self) -> None:
         """End the sandbox."""

@@ -81,6 +81,11 @@ class Code(BaseTask):
             known.add(problem.id, problem.data["question"])
         return known
 
+    @property
+    def timeout(self) -> float:
+        """CPU seconds of one run, unless the user says otherwise."""
+        return self.runner.seconds
+
     def problems(self, split: str) -> Iterator[Problem]:
         """Problems of a split; "train" is without end where problems are proposed.
 
