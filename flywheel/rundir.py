@@ -113,7 +113,7 @@ class RunDir:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = (self.path / "lock").open("a+")
-        patience = time.monotonic() + 0.5  # `flywheel status` holds it for an instant
+        patience = time.monotonic() + 2  # `flywheel status` holds it for an instant
         while not _flock(lock, fcntl.LOCK_EX):
             if time.monotonic() > patience:
                 lock.seek(0)

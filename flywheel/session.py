@@ -174,7 +174,7 @@ class Session:
         with self._beating:
             self._count += 1
             mine = {"session": self.id, "count": self._count, "home": _home(), "pid": os.getpid(), "doing": self.doing}
-            new = self.folder / f".beat.{self.rank.index}"
+            new = self.folder / f".beat.{self.rank.index}.{self.token}"  # an earlier launch's rank may still beat
             new.write_text(json.dumps(mine))
             new.replace(self.folder / f"beat.{self.rank.index}")
 
