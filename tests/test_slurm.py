@@ -94,7 +94,7 @@ def test_a_mistake_ends_the_job_and_does_not_requeue_it(slurm: Slurm, tmp_path: 
 def test_a_cancelled_job_stays_cancelled(slurm: Slurm, tmp_path: Path) -> None:
     run = tmp_path / "run"
     job = submit(slurm, run)
-    job.await_that(lambda: run.exists(), "the run to begin", 120)
+    job.await_that(lambda: (run / "state.json").exists(), "the run to begin", 120)
     slurm.tell("scancel", str(job.number))
     assert job.await_end("CANCELLED")["Restarts"] == "0"
     assert state_of(run) == "interrupted"

@@ -344,12 +344,12 @@ HOSTILE = {
 def test_hostile_text_is_wrong_and_costs_little(text: str) -> None:
     addition = Addition()
     sum_ = some(addition, "train", 1)[0]
-    start = time.perf_counter()
+    start = time.process_time()
     for wrapped in (text, f"<answer>{text}</answer>"):
         assert judge(TERSE, PROBLEM, wrapped).passed is False
         assert judge(CHAT, PROBLEM, wrapped).passed is False
         assert judge(addition, sum_, wrapped).passed is False
-    assert time.perf_counter() - start < 2  # what is quadratic here takes minutes
+    assert time.process_time() - start < 2  # what is quadratic here takes minutes
 
 
 @pytest.mark.parametrize(

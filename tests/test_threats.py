@@ -242,10 +242,12 @@ def test_orphans_are_reaped_while_a_program_runs(local: LocalExecutor) -> None:
                 os.fork()  # its child is an orphan at once
                 os._exit(0)
             os.wait()
-        time.sleep(0.1)
-        print(sum(name.isdigit() for name in os.listdir("/proc")))
+        until = time.monotonic() + 5
+        while (left := sum(name.isdigit() for name in os.listdir("/proc"))) > 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        print(left)
         """),
-        limits=Limits(processes=20),
+        limits=Limits(processes=64),
     )
     assert outcome.ok, outcome
     assert outcome.stdout == b"2\n"
@@ -265,7 +267,7 @@ def test_without_namespaces_a_program_ends_with_its_zygote(monkeypatch: pytest.M
         started = _called("flywheel.sandbox.inside.zygote") - others
         (zygote,) = (pid for pid in started if _parent(pid) == os.getpid())
         os.kill(zygote, signal.SIGKILL)
-        until = time.monotonic() + 2
+        until = time.monotonic() + 10
         while asleep & _called("sleep", name):
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -284,7 +286,10 @@ def _called(*words: str) -> set[int]:
 
 
 def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return 0  # another's, and gone by now
 
 
 def test_files_come_back_whatever_a_program_leaves_running(local: LocalExecutor) -> None:
