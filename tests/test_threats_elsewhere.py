@@ -69,7 +69,7 @@ def test_45_a_server_that_dies_is_not_the_programs_fault() -> None:
         works(executor)
     with contextlib.ExitStack() as stack:
         process, url = _server(stack)
-        executor = stack.enter_context(RemoteExecutor(url))
+        executor = stack.enter_context(RemoteExecutor(url, patience=1))
         process.kill()
         (grade,) = grade_many(executor, [(Program(RIGHT), CallChecks("double", [CallCase((2,), 4)]))])
         assert grade.passed is None
