@@ -350,3 +350,11 @@ def test_serving_mistakes_are_one_message(url: str, arguments: tuple[str, ...], 
     done = flywheel("serve-sandbox", *("--port", "0"), *(a.replace("TAKEN", taken) for a in arguments))
     assert done.returncode == 1
     assert word in done.stderr and remedy in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_empty_token_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a variable that is not set gives it to a compose file."""
+    monkeypatch.setenv("FLYWHEEL_SANDBOX_TOKEN", "")
+    done = flywheel("serve-sandbox", "--port", "0", "--host", "0.0.0.0")
+    assert done.returncode == 1
+    assert "anyone who reaches this machine" in done.stderr
