@@ -11,8 +11,9 @@ Each server gets at most so many programs at once as it can run. What becomes of
 - A server whose sandbox failed is not given programs in that language for a while.
 - A server that refuses the program (400, 413, 422) is as good as before: that concerns the program alone.
 
-Who asks what the servers can do (``capabilities``, so ``flywheel check`` and a run's first minute) is told at once that
-none can be reached; the stages of a run that has begun wait.
+Who asks what the servers can do (``capabilities``), or whether they do (``health``), is told at once that none can be
+reached, and programs do not wait then: so it is with ``flywheel check``, and before the first stage of a run. Later
+stages do not ask, and wait.
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ class RemoteExecutor(Pool[None]):
             self._meet_all()
         every = [server.capabilities for server in self._servers if server.capabilities is not None]
         if not every:
+            self._give_up()
             raise self._nobody_answers()
         levels = {c.level for c in every}
         remarks = [f"{s.url} ({s.protocol}): {s.problem or 'answers'}" for s in self._servers]
@@ -145,7 +147,15 @@ class RemoteExecutor(Pool[None]):
                 said.append(f"{server.url}: HTTP {answer.status_code}")
             except SandboxFailed as error:
                 said.append(f"{server.url}: {error}")
+        self._give_up()
         return f"no sandbox server answers: {'; '.join(said)}"
+
+    def _give_up(self) -> None:
+        """Who was told that no server has ever been reached need not wait for one as well."""
+        with self._free:
+            if all(server.capabilities is None for server in self._servers):
+                for server in self._servers:
+                    server.give_up()
 
     def close(self) -> None:
         self._closing.set()
@@ -249,7 +259,7 @@ class RemoteExecutor(Pool[None]):
         if self._closing.is_set():
             return "the executor was closed"
         lost = [server for server in self._servers if server.lost(self._patience)]
-        said = {server.url: f"no answer for {self._patience:g} s: {server.problem}" for server in lost}
+        said = {server.url: f"cannot be reached: {server.problem}" for server in lost}
         return "; ".join(f"{url}: {why}" for url, why in {**said, **failed}.items()) or (
             f"all sandbox servers were full for {self._patience:g} s"
         )

@@ -100,6 +100,10 @@ class Server:
         left = max(self.rest.until, self.lame[name].until, self.full_until) - time.monotonic()
         return min(left, 1.0) if left > 0 else 1.0
 
+    def give_up(self) -> None:
+        """Wait no longer for a server that cannot be reached; asked again it is all the same."""
+        self.down_since = -math.inf
+
     def lost(self, patience: float) -> bool:
         return self.down_since is not None and time.monotonic() - self.down_since >= patience
 
