@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import json
 import socket
 import threading
@@ -169,6 +170,29 @@ def test_a_program_that_no_proxy_lets_through_does_not_wait_for_ever() -> None:
         outcomes = [o for (o,) in remote.run_all([python("", argv=("slow",)), *[python("")] * 200])]
     assert outcomes[0].status == "infra_error" and "504" in outcomes[0].detail
     assert {o.status for o in outcomes[1:]} == {"exited"}
+
+
+class HangsUp(http.server.BaseHTTPRequestHandler):
+    """Says what it can do, and hangs up when it is to do it."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"executor": "local", "level": "namespaces", "languages": ["python"], "parallel": 2}')
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_program_under_which_servers_go_away_each_time_is_undecided_in_the_end() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), HangsUp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with RemoteExecutor(f"http://127.0.0.1:{server.server_port}") as remote:
+            outcome = later(remote.run_all, [python("")]).result(60)[0][0]
+        server.shutdown()
+    assert outcome.status == "infra_error" and "disconnected" in outcome.detail
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ Each server gets at most so many programs at once as it can run. What becomes of
 - A server that cannot be reached (no connection, or 502, 503, 504 from what stands before it) rests, longer each time,
   and then one program finds out whether it is back. While none can be reached, programs wait; when none of those that
   they may go to has been back for ``patience`` seconds, their outcome is an ``infra_error``. That costs a program no
-  try, unless the server answered others meanwhile: then the request is at fault.
-- A server that answers with something else than an outcome, or breaks off, rests too; the program goes elsewhere.
+  try, unless a proxy says so of a server that answered others meanwhile: then the request is at fault.
+- A server that goes away under a program rests too. The program is unlucky a few times, and then at fault.
+- A server that answers with something else than an outcome rests, and the program goes elsewhere.
 - A server whose sandbox failed is not given programs in that language for a while.
 - A server that refuses the program (400, 413, 422) is as good as before: that concerns the program alone.
 
@@ -34,7 +35,7 @@ from flywheel.errors import UserError
 from flywheel.sandbox.job import Capabilities, Job, Outcome
 from flywheel.sandbox.languages import language
 from flywheel.sandbox.pool import Pool, SandboxFailed
-from flywheel.sandbox.remote_server import LONGEST_REST, Broken, Down, Full, Protocol, Refused, Server
+from flywheel.sandbox.remote_server import LONGEST_REST, Broken, Down, Full, Gone, Protocol, Refused, Server
 from flywheel.sandbox.wire import (
     FUSION,
     FusionResponse,
@@ -58,6 +59,8 @@ _KEEPALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     if hasattr(socket, name)
 ]
 """A server that vanishes without a word is noticed in half a minute, not when its answer is overdue."""
+_UNLUCKY = 3
+"""Times that servers may go away under a program before that is taken for its own doing."""
 _MOST_AT_ONCE = 1024
 """Each request that is under way has a thread."""
 _UNMET = 96
@@ -185,22 +188,24 @@ class RemoteExecutor(Pool[None]):
         name = language(job.language).name
         failed: dict[str, str] = {}
         until = time.monotonic() + self._patience
-        sent_away = 0
+        sent_away = unlucky = 0
         while (server := self._choose(name, failed, until)) is not None:
             sent = time.monotonic()
             try:
                 outcome = self._ask(server, job, case)
             except BaseException as error:
-                self._leave(server, name, error)
+                self._leave(server, name, sent, error)
                 if isinstance(error, Full):
                     sent_away += 1
                     self._closing.wait(random.uniform(0.5, 1.0) * min(error.seconds, 0.02 * 2.0 ** min(sent_away, 10)))
+                elif isinstance(error, Gone) and unlucky < _UNLUCKY:
+                    unlucky += 1
                 elif not isinstance(error, SandboxFailed):
                     raise
-                elif not isinstance(error, Down) or server.answered > sent:
+                elif not isinstance(error, Down) or (error.proxy and server.answered > sent):
                     failed[server.url] = str(error)
             else:
-                self._leave(server, name)
+                self._leave(server, name, sent)
                 return outcome
         raise SandboxFailed(self._why_not(failed))
 
@@ -223,18 +228,18 @@ class RemoteExecutor(Pool[None]):
                 self._free.wait(min((s.seconds_to_wait(name) for s in able), default=1.0))
         return None
 
-    def _leave(self, server: Server, name: str, error: BaseException | None = None) -> None:
+    def _leave(self, server: Server, name: str, sent: float, error: BaseException | None = None) -> None:
         """Give back a place, and note what the request came to."""
         with self._free:
             server.running -= 1
             if error is None:
-                server.note_outcome(name)
+                server.note_outcome(name, sent)
             elif isinstance(error, Full):
-                server.note_full(error.seconds)
+                server.note_full(error.seconds, sent)
             elif isinstance(error, Refused):
-                server.note_answer()
+                server.note_answer(sent)
             elif isinstance(error, Broken):
-                server.note_broken(name, str(error))
+                server.note_broken(name, str(error), sent)
             elif isinstance(error, Down):
                 server.note_down(str(error), self._patience)
             elif isinstance(error, SandboxFailed):
@@ -295,8 +300,9 @@ class RemoteExecutor(Pool[None]):
 
         def meet(server: Server) -> None:
             try:
+                sent = time.monotonic()
                 self._meet(server)
-                server.note_answer()
+                server.note_answer(sent)
             except Down as error:
                 server.note_down(str(error), self._patience)
             except SandboxFailed as error:
@@ -337,7 +343,8 @@ class RemoteExecutor(Pool[None]):
 
         Raises:
             Down: nobody is there who could give one.
-            SandboxFailed: it broke off or did not come, or there is no such URL.
+            Gone: the connection broke off.
+            SandboxFailed: it did not come, or there is no such URL.
         """
         import httpx
 
@@ -345,10 +352,12 @@ class RemoteExecutor(Pool[None]):
             answer = self._http.request(method, url, json=body, timeout=httpx.Timeout(seconds, connect=_CONNECTING))
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise Down(_words(error)) from error
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            raise Gone(_words(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise SandboxFailed(_words(error)) from error
         if answer.status_code in (502, 503, 504):
-            raise Down(f"HTTP {answer.status_code}: {answer.text[:200]}")
+            raise Down(f"HTTP {answer.status_code}: {answer.text[:200]}", proxy=True)
         return answer
 
 

@@ -26,7 +26,19 @@ class Full(Exception):
 
 
 class Down(SandboxFailed):
-    """A server cannot be reached."""
+    """A server cannot be reached.
+
+    Args:
+        proxy: it is a proxy before it that says so, and it may have been reached by then.
+    """
+
+    def __init__(self, problem: str, proxy: bool = False) -> None:
+        super().__init__(problem)
+        self.proxy = proxy
+
+
+class Gone(SandboxFailed):
+    """A server went away under a request, which may have been the cause, or been unlucky."""
 
 
 class Refused(SandboxFailed):
@@ -113,27 +125,29 @@ class Server:
         if self.down_since is not None:  # one program finds out whether it is back
             self.rest.until = time.monotonic() + LONGEST_REST
 
-    # What a request came to.
+    # What a request came to that was sent at some time.
 
-    def note_answer(self) -> None:
-        self.answered, self.down_since, self.problem = time.monotonic(), None, None
-        self.rest = Rest()
+    def note_answer(self, sent: float) -> None:
+        self.answered = time.monotonic()
+        if self.down_since is None or sent > self.down_since:  # a server that stops still answers what it has
+            self.down_since = self.problem = None
+            self.rest = Rest()
 
-    def note_outcome(self, name: str) -> None:
-        self.note_answer()
+    def note_outcome(self, name: str, sent: float) -> None:
+        self.note_answer(sent)
         self.places += 0.2 / self.places
         self.lame.pop(name, None)
 
-    def note_full(self, seconds: float) -> None:
-        self.note_answer()
+    def note_full(self, seconds: float, sent: float) -> None:
+        self.note_answer(sent)
         if self.running:  # what of ours runs there will make a place
             self.places = min(self.places, self.running)
         else:
             self.places = 1
             self.full_until = time.monotonic() + seconds
 
-    def note_broken(self, name: str, problem: str) -> None:
-        self.note_answer()
+    def note_broken(self, name: str, problem: str, sent: float) -> None:
+        self.note_answer(sent)
         self.problem = problem
         self.lame[name].fail()
 

@@ -109,12 +109,15 @@ class Gate:
 
         Who sends programs to healthy servers alone would never see one succeed here again: so one is run, now and then.
         """
-        if self.executor.health() is not None:
-            if self._trying is None and time.monotonic() - self._tried >= _TRIED:
-                self._trying = asyncio.create_task(self._try())
-            if self._trying is not None:
-                await asyncio.shield(self._trying)
-        return self.executor.health()
+        problem = await asyncio.to_thread(self.executor.health)  # it may ask an engine, and that may hang
+        if problem is None:
+            return None
+        if self._trying is None and time.monotonic() - self._tried >= _TRIED:
+            self._trying = asyncio.create_task(self._try())
+        if self._trying is not None:
+            await asyncio.shield(self._trying)
+            problem = await asyncio.to_thread(self.executor.health)
+        return problem
 
     async def _try(self) -> None:
         names = self.capabilities.languages
