@@ -186,6 +186,7 @@ def test_what_a_killed_executor_left_is_removed(other: subprocess.Popen[bytes]) 
     assert names() == []
 
 
+@pytest.mark.heavy
 def test_what_runs_for_an_executor_that_cannot_be_seen_is_left_alone(other: subprocess.Popen[bytes]) -> None:
     """As when two containers with a flywheel in each share an engine's socket: process ids say nothing there."""
     (running,) = names()

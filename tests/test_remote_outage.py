@@ -84,7 +84,7 @@ def test_a_stage_that_begins_in_an_outage_waits(nobody: str) -> None:
             assert "python" in remote.capabilities().languages
 
 
-def test_a_check_does_not_wait(nobody: str, tmp_path: Path) -> None:
+def test_a_check_does_not_wait(nobody: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Who asks for a server is told at once that there is none, and then its programs do not wait for one either."""
     begun = time.monotonic()
     with RemoteExecutor(nobody) as remote:
@@ -106,6 +106,7 @@ def test_a_check_does_not_wait(nobody: str, tmp_path: Path) -> None:
     close_task(task)
     assert f"no sandbox server answers: {nobody}: " in found[0]
     assert all("cannot be reached" in finding or "more like it" in finding for finding in found[1:])
+    assert "programs wait" not in capsys.readouterr().out
     assert time.monotonic() - begun < 20
 
 

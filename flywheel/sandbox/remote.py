@@ -159,6 +159,7 @@ class RemoteExecutor(Pool[None]):
             if all(server.capabilities is None for server in self._servers):
                 for server in self._servers:
                     server.give_up()
+                self._all_down = True  # which is said by now
 
     def close(self) -> None:
         self._closing.set()
