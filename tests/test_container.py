@@ -7,12 +7,15 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
+from servers import serving
 from test_languages import ECHO
 
 from flywheel.errors import UserError
@@ -20,6 +23,7 @@ from flywheel.sandbox import make_executor
 from flywheel.sandbox.container import ContainerExecutor
 from flywheel.sandbox.job import MIB, Job, Limits, Outcome
 from flywheel.sandbox.languages import LANGUAGES, entry_of
+from flywheel.sandbox.server import make_app
 
 pytestmark = pytest.mark.slow
 
@@ -149,23 +153,50 @@ if os.fork() == 0:
     assert names() == []
 
 
-def test_what_a_killed_executor_left_is_removed() -> None:
-    code = (
-        "from flywheel.sandbox.container import ContainerExecutor\nfrom flywheel.sandbox.job import Job\n"
-        "program = b\"import os; os.execvp('sleep', ['sleep', '600.125'])\"\n"
-        "ContainerExecutor(rootfs='host', slots=1).run_all([Job('python', {'main.py': program})])\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code])
+SLEEPING = ["sleep", "600.125"]
+OTHERS = f"""
+from flywheel.sandbox.container import ContainerExecutor
+from flywheel.sandbox.job import Job
+program = b"import os; os.execvp('sleep', {SLEEPING})"
+ContainerExecutor(rootfs='host', slots=1).run_all([Job('python', {{'main.py': program}})])
+"""
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    """An executor in another process, with a program that sleeps."""
+    process = subprocess.Popen([sys.executable, "-c", OTHERS])
     # Containers come and go before this program's own, where it is tried whether Python runs at all.
     waiting = threading.Event()
-    while ["sleep", "600.125"] not in [found.info["cmdline"] for found in psutil.process_iter(["cmdline"])]:
+    while SLEEPING not in [found.info["cmdline"] for found in psutil.process_iter(["cmdline"])]:
         assert process.poll() is None
         waiting.wait(0.1)
+    yield process
     process.kill()
     process.wait()
+    ContainerExecutor(rootfs="host", slots=1).close()
+    assert names() == []
+
+
+def test_what_a_killed_executor_left_is_removed(other: subprocess.Popen[bytes]) -> None:
+    other.kill()
+    other.wait()
     assert names() != []
     ContainerExecutor(rootfs="host", slots=1).close()
     assert names() == []
+
+
+@pytest.mark.heavy
+def test_what_runs_for_an_executor_that_cannot_be_seen_is_left_alone(other: subprocess.Popen[bytes]) -> None:
+    """As when two containers with a flywheel in each share an engine's socket: process ids say nothing there."""
+    (running,) = names()
+    elsewhere = (
+        "from flywheel.sandbox.container import ContainerExecutor\nContainerExecutor(rootfs='host', slots=1).close()"
+    )
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", elsewhere]
+    subprocess.run(command, check=True, timeout=60)
+    assert names() == [running]
+    assert other.poll() is None
 
 
 def tool(folder: Path, name: str, script: str) -> None:
@@ -203,28 +234,55 @@ def test_missing_images_are_named_with_the_command_that_gets_them() -> None:
         ContainerExecutor(engine="docker", rootfs="host")
 
 
-def test_an_image(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One that is made here, of the few programs that a container needs and a shell to run programs with."""
+    archive = tmp_path_factory.mktemp("image") / "image.tar"
     programs = "/bin/sh /bin/bash /usr/bin/setpriv /usr/bin/env /bin/cp /bin/mkdir /bin/cat /bin/tar /usr/bin/head"
     linked = subprocess.run(["ldd", *programs.split()], capture_output=True, text=True, check=False).stdout
     libraries = set(re.findall(r"(/\S+) \(0x", linked))
-    packed = ["tar", "-chf", tmp_path / "image.tar", *programs.split(), *libraries]
-    subprocess.run(packed, check=True, capture_output=True)
-    image = f"flywheel-test-{os.getpid()}:1"
-    subprocess.run(["podman", "import", tmp_path / "image.tar", image], check=True, capture_output=True)
-    try:
-        with ContainerExecutor(engine="podman", images={"bash": image}, flags=["--runtime", "runc"]) as executor:
-            assert executor.capabilities().languages == ("bash",)
-            job = Job(
-                "bash", {"main.sh": b'read -r a; echo "$a$a"; echo hi > file; id -u'}, stdin=(b"x\n",), fetch=("file",)
-            )
-            (outcome,) = run(executor, job)
-            assert (outcome.stdout, outcome.files) == (b"xx\n", {"file": b"hi\n"})
-            with pytest.raises(UserError, match="ruby programs cannot be run in containers here") as caught:
-                run(executor, Job("ruby", {"main.rb": b""}))
-            assert "podman pull ruby" in str(caught.value.hint)
-    finally:
-        subprocess.run(["podman", "rmi", "-f", image], check=True, capture_output=True)
+    subprocess.run(["tar", "-chf", archive, *programs.split(), *libraries], check=True, capture_output=True)
+    name = f"flywheel-test-{os.getpid()}:1"
+    subprocess.run(["podman", "import", archive, name], check=True, capture_output=True)
+    yield name
+    subprocess.run(["podman", "rmi", "-f", name], check=True, capture_output=True)
+
+
+def test_an_image(image: str) -> None:
+    with ContainerExecutor(engine="podman", images={"bash": image}) as executor:
+        assert executor.capabilities().languages == ("bash",)
+        job = Job(
+            "bash", {"main.sh": b'read -r a; echo "$a$a"; echo hi > file; id -u'}, stdin=(b"x\n",), fetch=("file",)
+        )
+        (outcome,) = run(executor, job)
+        assert (outcome.stdout, outcome.files) == (b"xx\n", {"file": b"hi\n"})
+        with pytest.raises(UserError, match="ruby programs cannot be run in containers here") as caught:
+            run(executor, Job("ruby", {"main.rb": b""}))
+        assert "podman pull ruby" in str(caught.value.hint)
+
+
+def test_an_image_is_tried_in_each_way_and_with_each_engine(
+    image: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """podman's usual runtime does not work here; then podman has no images, and docker, which is podman, has."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    job = Job("bash", {"main.sh": b"echo fine"})
+    other_runtime = 'case "$*" in "run "*"--runtime runc"*) ;; "run "*) echo crun: no cgroup >&2; exit 126;; esac'
+    tool(tmp_path, "podman", f'{other_runtime}; exec /usr/bin/podman "$@"')
+    with ContainerExecutor(engine="podman", images={"bash": image}) as executor:
+        assert run(executor, job)[0].stdout == b"fine\n"
+    tool(
+        tmp_path,
+        "podman",
+        'case "$1" in images) exit 0;; image) exit 1;; run) exit 126;; esac; exec /usr/bin/podman "$@"',
+    )
+    tool(tmp_path, "docker", 'case "$1" in info) echo 1; exit 0;; esac; exec /usr/bin/podman "$@"')
+    with ContainerExecutor(images={"bash": image}) as executor:
+        assert run(executor, job)[0].stdout == b"fine\n"
+        assert executor.capabilities().remarks[0] == "docker"
+    tool(tmp_path, "docker", 'case "$1" in run) echo no >&2; exit 125;; info) exit 0;; esac; exec /usr/bin/podman "$@"')
+    with pytest.raises(UserError, match=f"docker run {image}: the container did not start: no"):
+        ContainerExecutor(images={"bash": image})
 
 
 def test_an_engine_that_fails_is_no_verdict(
@@ -239,9 +297,16 @@ def test_an_engine_that_fails_is_no_verdict(
     assert outcome.status == "infra_error"
     assert "no space left on device" in outcome.detail
     assert "no space left" in str(containers.health())
-    monkeypatch.undo()
-    assert run(containers, python("print(1)"))[0].stdout == b"1\n"
+    with serving(make_app(containers)) as url:
+        assert httpx.get(f"{url}/health", timeout=20).status_code == 503
+        monkeypatch.undo()
+        # What is sent to healthy servers alone does not come here: a program of the server's own finds out.
+        until = time.monotonic() + 20
+        while httpx.get(f"{url}/health", timeout=20).status_code != 200:
+            assert time.monotonic() < until
+            time.sleep(0.5)
     assert containers.health() is None
+    assert run(containers, python("print(1)"))[0].stdout == b"1\n"
 
 
 def test_it_can_be_closed_again_and_not_used_after() -> None:

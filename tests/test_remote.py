@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -172,9 +172,9 @@ def test_a_client_of_a_sandbox_fusion_server(url: str) -> None:
             assert "serve-sandbox" in str(caught.value.hint)
 
 
-def app(handle: Any, parallel: int = 2) -> Starlette:
+def app(handle: Any, parallel: int = 2, languages: Sequence[str] = ("python",)) -> Starlette:
     """A server that claims to run Python, and does as it likes."""
-    can = {"executor": "local", "level": "namespaces", "languages": ["python"], "parallel": parallel}
+    can = {"executor": "local", "level": "namespaces", "languages": languages, "parallel": parallel}
 
     async def capabilities(_: Request) -> Response:
         return JSONResponse(can)
@@ -234,7 +234,7 @@ def test_only_when_all_fail_nobody_knows() -> None:
 def test_a_server_that_goes_is_replaced_and_one_that_comes_back_is_used() -> None:
     with serving(app(answering(FINE, 0.02))) as stays:
         with serving(app(answering(FINE, 0.02))) as goes:
-            remote = RemoteExecutor([stays, goes])
+            remote = RemoteExecutor([stays, goes], patience=1)
             assert {o.stdout for os in remote.run_all([python("")] * 20) for o in os} == {b"fine"}
         assert {o.status for os in remote.run_all([python("")] * 20) for o in os} == {"exited"}
         assert remote.health() is None
@@ -316,9 +316,11 @@ def test_a_token_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_dead_servers_are_named_with_the_remedy() -> None:
-    with pytest.raises(UserError, match=r"127\.0\.0\.1:1: .*refused") as caught:
-        RemoteExecutor(["http://127.0.0.1:1", "http://nowhere.invalid"])
-    assert "flywheel serve-sandbox" in str(caught.value.hint)
+    with RemoteExecutor(["http://127.0.0.1:1", "http://nowhere.invalid"]) as remote:
+        with pytest.raises(UserError, match=r"127\.0\.0\.1:1: .*refused") as caught:
+            remote.capabilities()
+        assert "flywheel serve-sandbox" in str(caught.value.hint)
+        assert "refused" in str(remote.health())
     with pytest.raises(UserError, match="no servers"):
         RemoteExecutor([])
 
@@ -348,3 +350,11 @@ def test_serving_mistakes_are_one_message(url: str, arguments: tuple[str, ...], 
     done = flywheel("serve-sandbox", *("--port", "0"), *(a.replace("TAKEN", taken) for a in arguments))
     assert done.returncode == 1
     assert word in done.stderr and remedy in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_empty_token_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a variable that is not set gives it to a compose file."""
+    monkeypatch.setenv("FLYWHEEL_SANDBOX_TOKEN", "")
+    done = flywheel("serve-sandbox", "--port", "0", "--host", "0.0.0.0")
+    assert done.returncode == 1
+    assert "anyone who reaches this machine" in done.stderr

@@ -78,17 +78,15 @@ for _ in range(2):
 """
 
 
-def test_a_sandbox_that_fails_leaves_grades_undecided(local: LocalExecutor) -> None:
+def test_a_sandbox_that_fails_leaves_grades_undecided() -> None:
     class Broken(LocalExecutor):
-        def __init__(self) -> None: ...
+        def __init__(self) -> None:
+            self.count = 1
 
         async def run(self, job: Job) -> list:  # type: ignore[type-arg]
             from flywheel.sandbox.job import Outcome
 
             return [Outcome("infra_error", detail="on fire")] * len(job.stdin)
-
-        def capabilities(self):  # type: ignore[no-untyped-def]
-            return local.capabilities()
 
     asks = [(Program(RIGHT), DOUBLE), (Program(RIGHT), DOUBLE_CALLS)]
     grades = grade_many(Broken(), asks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import ipaddress
 import socket
 from typing import Annotated
 
@@ -10,8 +10,6 @@ import typer
 
 from flywheel.cli.options import task_args
 from flywheel.errors import UserError
-
-_LOOPBACK = ("127.", "localhost", "::1")
 
 
 def command(
@@ -28,16 +26,17 @@ def command(
     With FLYWHEEL_SANDBOX_TOKEN in the environment, requests must bear that token.
     """
     from flywheel.sandbox import make_executor
-    from flywheel.sandbox.remote import TOKEN
+    from flywheel.sandbox.remote import TOKEN, token_of_environment
     from flywheel.sandbox.server import make_app
 
-    token = os.environ.get(TOKEN)
-    if token is None and not host.startswith(_LOOPBACK):
+    token = token_of_environment()
+    listening = _listen(host, port)
+    if token is None and not ipaddress.ip_address(listening.getsockname()[0]).is_loopback:
+        listening.close()
         raise UserError(
             f"at {host} anyone who reaches this machine could run programs on it",
             hint=f"choose a secret: {TOKEN}=… flywheel serve-sandbox --host {host}; clients read the same variable",
         )
-    listening = _listen(host, port)
     programs = make_executor({"use": executor, **task_args(arg)})
     try:
         app = make_app(programs, waiting, token)

@@ -69,12 +69,13 @@ class ContainerExecutor(Pool[int]):
         self._numbers = itertools.count()
         self._rootfs = rootfs
         try:
-            self._client = Client.find("podman" if rootfs else engine, self._folder, rootfs, flags)
-            self._client.sweep()
-            self._images = self._client.images()
             named = {language(name).name: image for name, image in (images or {}).items() if name != "default"}
             default = (images or {}).get("default")
             self._image = {name: named.get(name, default or row.image) for name, row in LANGUAGES.items()}
+            wanted = [*(images or self._image).values()]
+            self._client = Client.find("podman" if rootfs else engine, self._folder, rootfs, wanted, flags)
+            self._client.sweep()
+            self._images = self._client.images()
             self._check(named)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -159,11 +160,11 @@ class ContainerExecutor(Pool[int]):
         wanting = [lacks for name in named if (lacks := self._lacks(name)) is not None]
         if wanting:
             raise UserError("; ".join(why for why, _ in wanting), hint="; ".join(dict.fromkeys(h for _, h in wanting)))
-        if all(self._lacks(name) is not None for name in LANGUAGES):
-            example = self._image["python"]
+        lacking = [lacks for name in LANGUAGES if (lacks := self._lacks(name)) is not None]
+        if len(lacking) == len(LANGUAGES):
             raise UserError(
-                f"{self._client.engine} has none of the languages' images, such as {example}",
-                hint=f"{self._client.engine} pull {example}, name your own with `images:`, or `rootfs: host` (podman)",
+                f"{self._client.engine} has none of the languages' images, such as {self._image['python']}",
+                hint=f"{lacking[0][1]}, name your own with `images:`, or `rootfs: host` (podman)",
             )
 
 
@@ -171,12 +172,15 @@ def _outcome(ended: Ended, facts: Facts | None, launch: Launch) -> Outcome:
     limits = launch.limits
     usage = Usage(facts.cpu if facts else 0.0, ended.wall, facts.memory if facts else 0)
     told = Outcome("exited", stdout=ended.stdout, stderr=ended.stderr, usage=usage, limits=limits, level="container")
+    if ended.limit == "wall" and facts is not None and facts.written < ended.at:
+        raise SandboxFailed("the program ended in time and the engine did not say so: was its monitor killed?")
     if ended.limit is not None:
         words = {"wall": f"{limits.wall:g} s passed", "output_limit": f"more than {limits.output} bytes of output"}
         return replace(told, status=ended.limit, detail=words[ended.limit])
     if facts is None:
-        # The launcher is the last that the kernel would choose, but when memory is short it may have to.
-        if ended.code == 137:
+        # The launcher is the last that the kernel would choose, but when memory is short it may have to. Only the
+        # engine can tell that from a kill by anybody else, which says nothing of the program.
+        if ended.oom:
             return replace(told, status="oom", detail=f"{limits.memory} bytes of memory are used up")
         raise SandboxFailed(f"the container ended with {ended.code} and no word: {_last(ended.stderr)}")
     code, signal = (facts.code, None) if facts.code <= 128 else (None, facts.code - 128)

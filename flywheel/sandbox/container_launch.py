@@ -68,19 +68,24 @@ class Launch:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the launcher saw: exit code as a shell has it, kills for want of memory, CPU seconds, peak bytes."""
+    """What the launcher saw: exit code as a shell has it, kills for want of memory, CPU seconds, peak bytes.
+
+    ``written``: when it did, in epoch seconds.
+    """
 
     code: int
     oom: int
     cpu: float
     memory: int
+    written: float
     tar: bytes
 
     @classmethod
     def read(cls, folder: Path) -> Facts | None:
         """None if the launcher did not come to its end."""
+        facts = folder / "out" / "facts"
         try:
-            lines = (folder / "out" / "facts").read_text().split("\n")
+            lines = facts.read_text().split("\n")
         except FileNotFoundError:
             return None
         told = {key: int(value) for key, value in (line.split() for line in lines if line.count(" ") == 1)}
@@ -89,7 +94,7 @@ class Facts:
         cpu = told["usage_usec"] / 1e6 if "usage_usec" in told else told.get("cpu_ns", 0) / 1e9
         archive = folder / "out" / "files.tar"
         tar = archive.read_bytes() if archive.exists() else b""
-        return cls(told["code"], told.get("oom_kill", 0), cpu, told.get("peak", 0), tar)
+        return cls(told["code"], told.get("oom_kill", 0), cpu, told.get("peak", 0), facts.stat().st_mtime, tar)
 
 
 def prepare(folder: Path, launch: Launch, user: int) -> None:

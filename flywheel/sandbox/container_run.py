@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal, cast
 
@@ -25,6 +25,8 @@ _STARTING = 120.0
 """Seconds until a container has started; machines under load take many times the usual third of one."""
 _PATIENCE = 60.0
 """Seconds for any other command of the engine."""
+_KILLED = 137
+"""Exit code of what SIGKILL ended."""
 _NO_DAEMON = ("cannot connect to the docker daemon", "connection refused", "is the docker daemon running")
 
 
@@ -36,13 +38,17 @@ class Ended:
         limit: that it was stopped at; None if it ended by itself.
         code: the client's exit code.
         wall: seconds since the program was started.
+        at: epoch seconds when that was seen.
+        oom: the engine says that the kernel ended the container's first process for want of memory.
     """
 
     limit: Literal["wall", "output_limit"] | None
     code: int
     wall: float
+    at: float
     stdout: bytes
     stderr: bytes
+    oom: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,14 @@ class Client:
     rootfs: Path | None = None
 
     @classmethod
-    def find(cls, engine: str | None, scratch: Path, rootfs: str | None, flags: Sequence[str]) -> Client:
+    def find(
+        cls, engine: str | None, scratch: Path, rootfs: str | None, images: Sequence[str], flags: Sequence[str]
+    ) -> Client:
         """The first engine, and the first way to start a container with it, that works.
+
+        Args:
+            images: that are wanted; one is started, of the engine that has most of them. Where none is there yet,
+                nothing can be tried.
 
         Raises:
             UserError: none does; with what each of them said.
@@ -71,20 +83,26 @@ class Client:
             wanted = engine or "neither podman nor docker"
             raise UserError(f"containers: {wanted} is {'not ' if engine else ''}installed", hint=_HINTS["none"])
         root, binds = _root(scratch, rootfs)
-        said = []
-        for name in installed:
-            why = cls(name, ()).alive()
-            if why is not None:
-                said.append(why)
-                continue
-            for more in _ways(name, flags):
-                client = cls(name, (*more, *binds, *_calls(name, scratch), *flags), root)
-                why = client._trial(scratch)
-                if why is None:
-                    return client
-                said.append(f"{' '.join([name, 'run', *more])}: {why}")
-        hint = _HINTS["dead"] if any(sign in " ".join(said).lower() for sign in _NO_DAEMON) else _HINTS["flags"]
-        raise UserError(f"no container can be started here: {'; '.join(said)}", hint=hint)
+        said = {name: cls(name, ()).alive() for name in installed}
+        living = [
+            cls(name, (*binds, *_calls(name, scratch), *flags), root) for name, why in said.items() if why is None
+        ]
+        there = {client.engine: [root] if root else client.present(images) for client in living}
+        living.sort(key=lambda client: -len(there[client.engine]))
+        if living and not there[living[0].engine]:
+            return living[0]
+        tried = [why for why in said.values() if why is not None]
+        for client in living:
+            for more in _ways(client.engine, flags):
+                able = replace(client, flags=(*more, *client.flags))
+                for image in there[client.engine]:
+                    why = able._trial(scratch, image)
+                    if why is None:
+                        return able
+                    of = "" if root else f" {image}"
+                    tried.append(f"{' '.join([client.engine, 'run', *more])}{of}: {why}")
+        hint = _HINTS["dead"] if any(sign in " ".join(tried).lower() for sign in _NO_DAEMON) else _HINTS["flags"]
+        raise UserError(f"no container can be started here: {'; '.join(tried)}", hint=hint)
 
     def run(self, image: str | Path, folder: Path, limits: Limits) -> Ended:
         """Start a container on a folder that ``prepare`` laid out, watch it, and remove it.
@@ -92,7 +110,7 @@ class Client:
         Raises:
             SandboxFailed: the program was not started.
         """
-        name = f"{PREFIX}{os.getpid()}-{_born(os.getpid())}-{folder.name}"
+        name = f"{_mine()}{folder.name}"
         process = subprocess.Popen(
             self._command(name, image, folder, limits),
             stdin=subprocess.DEVNULL,
@@ -101,7 +119,8 @@ class Client:
             cwd=folder,  # podman's monitor leaves notes where it was started
         )
         try:
-            return _watch(process, limits)
+            ended = _watch(process, limits)
+            return replace(ended, oom=ended.code == _KILLED and self._ran_out_of_memory(name))
         finally:
             process.kill()  # first: an engine waits for a client that does not read
             self._quietly("rm", "-f", *self._at_once(), name)
@@ -118,6 +137,11 @@ class Client:
         error = done.stderr.decode(errors="replace").strip()
         return f"{self.engine}: {error.splitlines()[-1] if error else 'failed'}" if done.returncode else None
 
+    def present(self, wanted: Sequence[str]) -> list[str]:
+        """Those of the images that are there."""
+        listed = self.images()
+        return [image for image in dict.fromkeys(wanted) if self.has(image, listed)]
+
     def images(self) -> frozenset[str]:
         """Names of the images that are there."""
         if self.rootfs:
@@ -133,18 +157,21 @@ class Client:
         return self._engine("image", "inspect", image).returncode == 0  # by its id or digest
 
     def sweep(self) -> None:
-        """Remove containers whose executor is gone."""
-        for name in self._names():
-            _, pid, born, *_ = f"{name}---".split("-")
+        """Remove containers whose executor is gone.
+
+        Only of executors whose processes can be seen from here: others may share the engine, from another machine or
+        out of a container.
+        """
+        visible = _visible()
+        for name in self._names(visible):
+            pid, born, *_ = f"{name.removeprefix(visible)}--".split("-")
             if not pid.isdigit() or _born(int(pid)) != born:
                 self._quietly("rm", "-f", *self._at_once(), name)
 
     def remove_all(self) -> None:
         """Remove what is left of this process's containers."""
-        mine = f"{PREFIX}{os.getpid()}-{_born(os.getpid())}-"
-        for name in self._names():
-            if name.startswith(mine):
-                self._quietly("rm", "-f", *self._at_once(), name)
+        for name in self._names(_mine()):
+            self._quietly("rm", "-f", *self._at_once(), name)
 
     def _command(self, name: str, image: str | Path, folder: Path, limits: Limits) -> list[str]:
         memory, disk = limits.memory, limits.disk
@@ -163,23 +190,25 @@ class Client:
             command.append("--rootfs")
         return [*command, str(image), f"{MOUNT}/launch.sh"]
 
-    def _trial(self, scratch: Path) -> str | None:
-        """Run ``echo`` where no image is needed; with images there may be none yet, and nothing to try."""
-        if self.rootfs is None:
-            return None
+    def _trial(self, scratch: Path, image: str | Path) -> str | None:
+        """None if a program runs; else why not."""
         folder = scratch / "trial"
         try:
-            prepare(folder, Launch({}, ("echo", "42")), 61000)
-            ended = self.run(self.rootfs, folder, Limits())
-            return None if ended.stdout == b"42\n" else f"the trial program printed {ended.stdout!r}"
+            prepare(folder, Launch({}, ("sh", "-c", "echo 42")), 61000)
+            ended = self.run(image, folder, Limits())
+            return None if ended.stdout == b"42\n" else f"the trial program printed {ended.stdout!r} {ended.stderr!r}"
         except SandboxFailed as error:
             return str(error)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _names(self) -> list[str]:
-        listed = self._engine("ps", "-a", "--filter", f"name={PREFIX}", "--format", "{{.Names}}")
-        return [name for name in listed.stdout.decode(errors="replace").split() if name.startswith(PREFIX)]
+    def _ran_out_of_memory(self, name: str) -> bool:
+        """What the engine saw of the memory cgroup: exit code 137 alone may be anybody's kill."""
+        return self._engine("inspect", "--format", "{{.State.OOMKilled}}", name).stdout.strip() == b"true"
+
+    def _names(self, prefix: str) -> list[str]:
+        listed = self._engine("ps", "-a", "--filter", f"name={prefix}", "--format", "{{.Names}}")
+        return [name for name in listed.stdout.decode(errors="replace").split() if name.startswith(prefix)]
 
     def _at_once(self) -> list[str]:
         return ["-t", "0"] if self.engine == "podman" else []
@@ -203,7 +232,11 @@ _HINTS = {
 
 def _ways(engine: str, flags: Sequence[str]) -> list[tuple[str, ...]]:
     """Arguments to try: podman's usual runtime cannot work with every kernel's cgroups."""
-    if engine == "podman" and "--runtime" not in flags and shutil.which("runc", path=os.environ["PATH"] + ":/usr/sbin"):
+    if (
+        engine == "podman"
+        and not any(flag.startswith("--runtime") for flag in flags)
+        and shutil.which("runc", path=os.environ["PATH"] + ":/usr/sbin")
+    ):
         return [(), ("--runtime", "runc")]
     return [()]
 
@@ -266,7 +299,7 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits) -> Ended:
             if started and sum(map(len, taken.values())) > limits.output:
                 limit = "output_limit"
                 break
-    wall = time.monotonic() - begun
+    wall, at = time.monotonic() - begun, time.time()
     error = bytes(taken["stderr"])
     if not started:
         said = error.decode(errors="replace").strip() or f"nothing within {_STARTING:g} s"
@@ -275,7 +308,18 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits) -> Ended:
     error = own if marked else error
     kept = bytes(taken["stdout"][: limits.output])
     code = process.wait(_PATIENCE) if limit is None else -1
-    return Ended(limit, code, wall, kept, error[: limits.output - len(kept)])
+    return Ended(limit, code, wall, at, kept, error[: limits.output - len(kept)])
+
+
+def _visible() -> str:
+    """How names of containers begin whose executors' process ids mean here what they meant there."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    return f"{PREFIX}{boot}-{Path('/proc/self/ns/pid').stat().st_ino}-"
+
+
+def _mine() -> str:
+    """How names of this process's containers begin."""
+    return f"{_visible()}{os.getpid()}-{_born(os.getpid())}-"
 
 
 def _born(pid: int) -> str:

@@ -86,7 +86,7 @@ def grade_many(executor: Executor, asks: Sequence[tuple[Program, Checks]], polic
     """Grade many programs at once, from plain code; the grades in the order of the asks."""
 
     async def all_of_them() -> list[Grade]:
-        gate = asyncio.Semaphore(max(_AT_ONCE, 4 * executor.capabilities().parallel))
+        gate = asyncio.Semaphore(max(_AT_ONCE, 4 * executor.count))
 
         async def one(program: Program, checks: Checks) -> Grade:
             async with gate:

@@ -188,6 +188,11 @@ class Executor(Protocol):
     A failure of the sandbox itself is retried, and then an outcome ("infra_error"), not an exception.
     """
 
+    @property
+    def count(self) -> int:
+        """Jobs that it works at, at once; others wait for their turn."""
+        ...
+
     def capabilities(self) -> Capabilities:
         """What this executor can do here.
 

@@ -4,19 +4,23 @@
 ``POST /v1/jobs``      one case of a job, as ``wire.JobForm``; answers with an outcome that has lost nothing
 ``POST /run_code``     SandboxFusion's protocol
 ``GET /v1/capabilities`` what programs can be run here, and how many at once
-``GET /health``        200 and how full it is; 503 and why, when no program can be run
+``GET /health``        200 and how full it is; 503 and why, when no program can be run: after a failure one is tried
 ``GET /v1/ping``       "pong", as SandboxFusion has it
 ===================== =====================================================================================
 
-When as many requests wait as may, the next ones get 429 with ``Retry-After``: who sends shall go elsewhere, or wait.
+When as many requests wait as may, the next ones get 429 with ``Retry-After``, and their bodies are not read: who sends
+shall go elsewhere, or wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
-from collections.abc import Awaitable, Callable
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +29,7 @@ from pydantic import BaseModel, ValidationError
 from flywheel.errors import UserError
 from flywheel.sandbox.job import MIB, Executor, Job, Limits, Outcome
 from flywheel.sandbox.languages import language
+from flywheel.sandbox.trial import trial
 from flywheel.sandbox.wire import FusionRequest, JobForm, OutcomeForm, from_outcome
 
 if TYPE_CHECKING:
@@ -37,6 +42,9 @@ MOST = Limits(cpu=600.0, wall=900.0, memory=16384 * MIB, processes=1024, output=
 BODY = 256 * MIB
 """The most bytes of a request."""
 _RETRY = "1"
+_TRYING = 5.0
+_TRIED = 5.0
+"""Seconds that a program may take which is run for ``/health``, and for which its outcome is not asked again."""
 Form = TypeVar("Form", bound=BaseModel)
 
 
@@ -61,28 +69,63 @@ class Gate:
         self.capabilities = executor.capabilities()
         self.most = self.capabilities.parallel + waiting
         self.inside = 0
+        self._trying: asyncio.Task[None] | None = None
+        self._tried = -math.inf
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A request's place, from before its body is read: bodies take memory too.
+
+        Raises:
+            Refused: there is none.
+        """
+        if self.inside >= self.most:
+            raise Refused(429, f"{self.inside} programs are running or waiting")
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
 
     async def run(self, job: Job, gone: Callable[[], Awaitable[None]]) -> Outcome:
-        """One job's only case.
+        """The only case of a job that has a place.
 
         Args:
             gone: returns when nobody waits for the answer any more.
 
         Raises:
-            Refused: no place, too high a limit, or a job that this executor cannot run.
+            Refused: too high a limit, or a job that this executor cannot run.
         """
-        if self.inside >= self.most:
-            raise Refused(429, f"{self.inside} programs are running or waiting")
         for name, most in asdict(MOST).items():
             if getattr(job.limits, name) > most:
                 raise Refused(422, f"limits.{name} is more than {most}")
-        self.inside += 1
         try:
             return await _unless(self.executor.run(job), gone)
         except UserError as error:
             raise Refused(422, f"{error.message}{f' ({error.hint})' if error.hint else ''}") from error
+
+    async def health(self) -> str | None:
+        """None if programs can be run now; else what is wrong.
+
+        Who sends programs to healthy servers alone would never see one succeed here again: so one is run, now and then.
+        """
+        problem = await asyncio.to_thread(self.executor.health)  # it may ask an engine, and that may hang
+        if problem is None:
+            return None
+        if self._trying is None and time.monotonic() - self._tried >= _TRIED:
+            self._trying = asyncio.create_task(self._try())
+        if self._trying is not None:
+            await asyncio.shield(self._trying)
+            problem = await asyncio.to_thread(self.executor.health)
+        return problem
+
+    async def _try(self) -> None:
+        names = self.capabilities.languages
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.executor.run(trial("python" if "python" in names else names[0])), _TRYING)
         finally:
-            self.inside -= 1
+            self._trying, self._tried = None, time.monotonic()
 
     def state(self) -> dict[str, Any]:
         running = min(self.inside, self.capabilities.parallel)
@@ -109,7 +152,7 @@ def make_app(executor: Executor, waiting: int = 64, token: str | None = None) ->
     Args:
         executor: stays the caller's to close.
         waiting: requests that may wait beside those that run.
-        token: that every request must bear, but for ``/health`` and ``/v1/ping``.
+        token: that every request must bear, but for ``/health`` and ``/v1/ping``; an empty one is none.
 
     Raises:
         UserError: starlette is not installed.
@@ -130,25 +173,27 @@ def make_app(executor: Executor, waiting: int = 64, token: str | None = None) ->
                 _authorize(request, token)
                 return JSONResponse(await handle(request))
             except Refused as error:
-                headers = {"retry-after": _RETRY} if error.status in (429, 503) else {}
+                headers = {"retry-after": _RETRY} if error.status == 429 else {}
                 return JSONResponse({"error": str(error)}, error.status, headers=headers)
 
         return endpoint
 
     async def jobs(request: Request) -> Any:
-        job = _made(await _form(request, JobForm))
-        return OutcomeForm.of(await gate.run(job, _gone(request)))
+        with gate.place():
+            job = _made(await _form(request, JobForm))
+            return OutcomeForm.of(await gate.run(job, _gone(request)))
 
     async def run_code(request: Request) -> Any:
-        job = _made(await _form(request, FusionRequest))
-        outcome = await gate.run(job, _gone(request))
-        return from_outcome(outcome, language(job.language).compile is not None)
+        with gate.place():
+            job = _made(await _form(request, FusionRequest))
+            outcome = await gate.run(job, _gone(request))
+            return from_outcome(outcome, language(job.language).compile is not None)
 
     async def capabilities(_: Request) -> Any:
         return asdict(gate.capabilities)
 
     async def health(_: Request) -> Response:
-        problem = gate.executor.health()
+        problem = await gate.health()
         state = {"status": problem or "ok", **gate.state()}
         return JSONResponse(state, 503 if problem else 200)
 
@@ -168,7 +213,7 @@ def make_app(executor: Executor, waiting: int = 64, token: str | None = None) ->
 
 def _authorize(request: Request, token: str | None) -> None:
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
+    if token and not hmac.compare_digest(given.encode(), token.encode()):
         raise Refused(401, "the request bears no valid token")
 
 
@@ -176,13 +221,18 @@ async def _form(request: Request, form: type[Form]) -> Form:
     """A request's body.
 
     Raises:
-        Refused: it is too long, no JSON, or has other fields than it should.
+        Refused: it is too long, no JSON, or has other fields than it should; or whoever sent it is gone.
     """
+    from starlette.requests import ClientDisconnect
+
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > BODY:
-            raise Refused(413, f"the request has more than {BODY} bytes")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > BODY:
+                raise Refused(413, f"the request has more than {BODY} bytes")
+    except ClientDisconnect as error:
+        raise Refused(499, "the client is gone") from error
     try:
         return form.model_validate(json.loads(body))
     except (ValueError, RecursionError) as error:

@@ -17,6 +17,13 @@ from flywheel.sandbox.pool import SandboxFailed
 _ANSWER = b"42"
 
 
+def trial(name: str) -> Job:
+    """The program that a language is tried with."""
+    row = language(name)
+    entry = entry_of(row.name, row.trial)
+    return Job(row.name, {entry: row.trial.encode()}, entry)
+
+
 class Trials:
     """What is known of an executor's languages. Safe to use from several threads."""
 
@@ -42,8 +49,7 @@ class Trials:
             if row.name in self._works:  # by now
                 return
             if row.name not in self._fails:
-                entry = entry_of(row.name, row.trial)
-                outcome = run(Job(row.name, {entry: row.trial.encode()}, entry))
+                outcome = run(trial(row.name))
                 if outcome.ok and outcome.stdout.strip() == _ANSWER:
                     self._works.add(row.name)
                     return
