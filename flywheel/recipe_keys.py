@@ -11,6 +11,8 @@ OPERATIONAL_OPENAI = frozenset(
     {"servers", "api_key_env", "concurrency", "timeout", "retries", "patience", "prices", "budget"}
 )
 """The same among the openai engine's ``extra``."""
+OPERATIONAL_SANDBOX = frozenset({"servers", "parallel", "token", "patience", "slots"})
+"""The same among a sandbox's ``extra``: where programs run, and how many at once."""
 
 
 def select(resolved: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
@@ -30,8 +32,9 @@ def _without_operational(value: Any) -> Any:
         return [_without_operational(item) for item in value]
     if not isinstance(value, dict):
         return value
-    if value.get("use") == "openai" and isinstance(value.get("extra"), dict):
-        value = {**value, "extra": {k: v for k, v in value["extra"].items() if k not in OPERATIONAL_OPENAI}}
+    if isinstance(value.get("extra"), dict):
+        how = OPERATIONAL_SANDBOX if "executor" in value else OPERATIONAL_OPENAI if value.get("use") == "openai" else ()
+        value = {**value, "extra": {k: v for k, v in value["extra"].items() if k not in how}}
     return {k: _without_operational(v) for k, v in value.items() if k not in OPERATIONAL}
 
 

@@ -207,3 +207,12 @@ def test_a_teacher_stands_under_sample_and_its_budget_may_change_at_any_time() -
     assert select(one, ["sample"]) == select(other, ["sample"])
     another = parse_recipe({**SMALLEST, "sample": {"engine": {**teacher, "extra": {"model": "n"}}}})
     assert select(one, ["sample"]) != select(another.model_dump(mode="json"), ["sample"])
+
+
+def test_where_programs_run_may_change_at_any_time() -> None:
+    def task(**extra: Any) -> dict[str, Any]:
+        return {"task": {"use": "code", "args": {"sandbox": {"executor": "remote", "seconds": 10.0, "extra": extra}}}}
+
+    one, other = task(servers=["http://a:1"], patience=60), task(servers=["http://b:1", "http://c:1"])
+    assert select(one, ["task"]) == select(other, ["task"])
+    assert select(one, ["task"]) != select(task(protocol="sandbox_fusion"), ["task"])

@@ -27,6 +27,7 @@ from flywheel.errors import UserError
 from flywheel.sandbox.compiled import COMPILING, CompileCache
 from flywheel.sandbox.container_launch import Facts, Launch, prepare
 from flywheel.sandbox.container_run import Client, Ended
+from flywheel.sandbox.janitor import Janitor
 from flywheel.sandbox.job import Capabilities, Job, Outcome, Usage
 from flywheel.sandbox.languages import LANGUAGES, absent, commands, language, work_files
 from flywheel.sandbox.pool import Pool, SandboxFailed
@@ -64,6 +65,7 @@ class ContainerExecutor(Pool[int]):
             raise UserError("docker has no --rootfs", hint="use podman for it, or give images")
         self._folder = Path(tempfile.mkdtemp(prefix="flywheel-containers-"))
         self._folder.chmod(0o711)
+        self._janitor = Janitor([self._folder])
         self._compiled = CompileCache()
         self._trials = Trials()
         self._numbers = itertools.count()
@@ -78,7 +80,7 @@ class ContainerExecutor(Pool[int]):
             self._images = self._client.images()
             self._check(named)
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._janitor.clean()
             raise
         super().__init__(slots or len(os.sched_getaffinity(0)), "container")
 
@@ -94,7 +96,7 @@ class ContainerExecutor(Pool[int]):
 
     def release(self) -> None:
         self._client.remove_all()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._janitor.clean()
 
     def open(self, number: int) -> int:
         return _USER + number

@@ -42,8 +42,9 @@ class Runner:
             from flywheel.sandbox.open import open_executor
 
             self._executor = open_executor(self._options.sandbox.executor, **self._options.sandbox.extra)
-            for remark in self._executor.capabilities().remarks:
-                print(f"sandbox: {remark}", file=sys.stderr, flush=True)
+            if self._options.sandbox.executor == "local":  # who asks servers does not wait for them
+                for remark in self._executor.capabilities().remarks:
+                    print(f"sandbox: {remark}", file=sys.stderr, flush=True)
         return self._executor
 
     async def grade(self, source: str, spec: Spec, *, poison: bool | None = None) -> Grade:
