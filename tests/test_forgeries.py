@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from forgeries import SUITES
@@ -29,11 +30,21 @@ def test_no_forgery_is_accepted(local: LocalExecutor, name: str) -> None:
     suite = SUITES[name]
     checks = TestChecks(suite.tests, entry_point=suite.entry)
     asks = {what: (Program(source, name), checks) for what, source in suite.forged.items()}
+    asks |= {f"{what}, late": (Program(source, name), checks) for what, source in suite.late.items()}
     asks["wrong"] = (Program(suite.wrong, name), checks)
     asks["empty"] = (Program("", name), checks)
     asks["garbage"] = (Program("Sure! Here is the program:\n```\n", name), checks)
     grades = dict(zip(asks, grade_many(local, list(asks.values()), POLICY), strict=True))
     assert {what: grade.reason for what, grade in grades.items() if grade.passed is not False} == {}
+
+
+@pytest.mark.parametrize("name", [name for name, suite in SUITES.items() if suite.late])
+def test_without_altered_expectations_late_forgeries_would_pass(local: LocalExecutor, name: str) -> None:
+    suite = SUITES[name]
+    checks = TestChecks(suite.tests, entry_point=suite.entry)
+    asks = [(Program(source, name), checks) for source in suite.late.values()]
+    grades = dict(zip(suite.late, grade_many(local, asks, replace(POLICY, poison=False, flaky=False)), strict=True))
+    assert {what: grade.reason for what, grade in grades.items() if grade.passed is not True} == {}
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -92,7 +92,7 @@ USES_MORE = "def check(candidate):\n    assert abs(candidate(2) - 4) < 1e-6\n   
 SNEAKY = {
     "a builtin of the tests replaced": "def abs(x): return -1e99\ndef f(x): return 0\n",
     "replaced when it is called": "def f(x):\n    global abs\n    abs = lambda x: -1e99\n    return 0\n",
-    "a helper of the tests replaced": "def f(x):\n    global _less\n    _less = lambda x: 1\n    return 0\n",
+    "a helper of the tests replaced": "def f(x):\n    global _flywheel_less\n    _flywheel_less = lambda x: 1\n    return 0\n",
     "under another name": "from math import expm1 as abs\ndef f(x): return 0\n",
     "what the tests have besides": "def f(x): return EXPECTED[x]\n",
     "hidden behind a local of the same name": "def g(EXPECTED): pass\ndef f(x): return EXPECTED[x]\n",

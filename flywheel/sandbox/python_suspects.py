@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from flywheel.sandbox.python_poison import HELPERS
+from flywheel.sandbox.python_poison import GOING_ON, HELPERS
 
 
 def _words(text: str) -> frozenset[str]:
@@ -62,9 +62,8 @@ def is_suspect(source: str, tests: str, entry_point: str | None) -> bool:
 @lru_cache(maxsize=4096)
 def _used(tests: str) -> frozenset[str]:
     """Every name in the tests, and in what helps them."""
-    found = {
-        getattr(node, field, None) for node in ast.walk(ast.parse(tests + HELPERS)) for field in ("id", "attr", "name")
-    }
+    nodes = ast.walk(ast.parse(tests + HELPERS + GOING_ON))
+    found = {getattr(node, field, None) for node in nodes for field in ("id", "attr", "name")}
     return frozenset(name for name in found if name)
 
 

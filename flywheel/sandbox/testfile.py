@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from flywheel.errors import DataError
 from flywheel.sandbox.chance import may_toss_a_coin
-from flywheel.sandbox.checks import Program, TestChecks, TestRun
+from flywheel.sandbox.checks import Poisoned, Program, TestChecks, TestRun, Which
+from flywheel.sandbox.job import Job, Outcome
 from flywheel.sandbox.languages import language
 from flywheel.sandbox.poison import defined, poisoned
 from flywheel.sandbox.syntax import parse_errors
@@ -48,18 +49,17 @@ class Idiom:
         """
         return self._run(program, checks, checks.tests, Ending(nonce))
 
-    def poison(
-        self, program: Program, checks: TestChecks, nonce: str, *, all_of_them: bool = False
-    ) -> tuple[TestRun, int]:
-        """The same with altered expectations, and how many; with 0, with a failing assertion at the end."""
+    def poison(self, program: Program, checks: TestChecks, nonce: str, which: Which = "most") -> Poisoned:
         entry = checks.entry_point
         under_test = {entry} if entry else defined(self.name, program.source, checks.tests)
-        key = None if all_of_them else f"{nonce}\n{program.source}"
-        tests, altered = poisoned(self.name, checks.tests, under_test, key)
-        return self._run(program, checks, tests, Ending(nonce, fails=not altered)), altered
+        tests, altered, sure = poisoned(self.name, checks.tests, under_test, which, nonce)
+        return Poisoned(self._run(program, checks, tests, Ending(nonce, fails=not altered)), altered, sure)
 
     def is_suspect(self, program: Program, checks: TestChecks) -> bool:
         return may_toss_a_coin(self.name, program.source)
+
+    def lacking(self, checks: TestChecks, outcome: Outcome) -> Job | None:
+        return None  # what a compiler or another interpreter says of a module is too various
 
     def _run(self, program: Program, checks: TestChecks, tests: str, ending: Ending) -> TestRun:
         if not checks.tests.strip():
