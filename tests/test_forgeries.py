@@ -130,6 +130,17 @@ def test_problems_without_tests_or_with_broken_ones_are_named(local: LocalExecut
         for source, tests in suite.more.values():
             assert testfile.tests_at_fault(name, f"{source}\n", tests) is None, name
     assert "cannot be parsed" in str(testfile.tests_at_fault("javascript", "const a = 1;", "assert(a === ;"))
+    sql = "CREATE TABLE t(x);"
+    for right in (
+        "(SELECT max(x) FROM t) = 1",
+        "SELECT count(*) = 0 FROM t;\nNOT EXISTS (SELECT x FROM t WHERE x > 1);",
+    ):
+        assert testfile.tests_at_fault("sql", sql, right) is None
+    assert "syntax error" in str(testfile.tests_at_fault("sql", sql, "(SELECT x FRM t) = = 1"))
+    # What the parser does not know of Bash, and of macros, is right nevertheless.
+    assert testfile.tests_at_fault("bash", "f() { echo 1; }", "[[ $(f) = $((10#1)) ]]") is None
+    macro = "#define EACH(i) for (int i = 0; i < 3; ++i)\nint f(int x) { return x; }"
+    assert testfile.tests_at_fault("cpp", macro, "EACH(i) assert(f(i) == i);") is None
 
 
 def test_alterations_that_undo_each_other_are_no_proof_of_forgery(local: LocalExecutor) -> None:

@@ -79,10 +79,25 @@ def alterations(name: str, tests: str, under_test: Iterable[str] = ()) -> list[A
         tests: source of the tests alone.
         under_test: names of the functions and classes that are tested; "candidate" always counts.
     """
-    opening = opening_of(name, tests)
-    code = opening + tests.encode(errors="replace")
-    found = _Reader(language(name).name, code, parse(name, code).root_node, {*under_test, "candidate"}).read()
-    return [replace(edit, start=edit.start - len(opening), end=edit.end - len(opening)) for edit in found]
+    tongue, given, opening = language(name).name, tests.encode(errors="replace"), opening_of(name, tests)
+    starts = rb"(?:\A|;)" if b";" in given else rb"(?m:^)"
+    bare = [m.end() for m in re.finditer(starts + _BARE_SQL, given, re.IGNORECASE)] if tongue == "sql" else []
+    code = opening + edited(given.decode(), [Edit(at, at, _SELECT) for at in bare]).encode()
+    found = _Reader(tongue, code, parse(name, code).root_node, {*under_test, "candidate"}).read()
+
+    def back(at: int) -> int:
+        """Where it is in the tests."""
+        at -= len(opening)
+        for insertion in bare:
+            at -= len(_SELECT) * (at > insertion)
+        return at
+
+    return [replace(edit, start=back(edit.start), end=back(edit.end)) for edit in found]
+
+
+_SELECT = b"SELECT "
+_BARE_SQL = rb"\s*(?=[^\s;/-])(?!(?:SELECT|WITH|VALUES)\b)"
+"""Before an expression that stands where only a statement would parse."""
 
 
 def poisoned(name: str, tests: str, under_test: Iterable[str], which: Which, nonce: str) -> tuple[str, int, bool]:
