@@ -92,7 +92,8 @@ USES_MORE = "def check(candidate):\n    assert abs(candidate(2) - 4) < 1e-6\n   
 SNEAKY = {
     "a builtin of the tests replaced": "def abs(x): return -1e99\ndef f(x): return 0\n",
     "replaced when it is called": "def f(x):\n    global abs\n    abs = lambda x: -1e99\n    return 0\n",
-    "a helper of the tests replaced": "def f(x):\n    global _flywheel_less\n    _flywheel_less = lambda x: 1\n    return 0\n",
+    "a helper of the tests replaced": "def f(x):\n    global _flywheel_less\n"
+    "    _flywheel_less = lambda x: 1\n    return 0\n",
     "under another name": "from math import expm1 as abs\ndef f(x): return 0\n",
     "what the tests have besides": "def f(x): return EXPECTED[x]\n",
     "hidden behind a local of the same name": "def g(EXPECTED): pass\ndef f(x): return EXPECTED[x]\n",
@@ -223,6 +224,43 @@ def _has_complex_nan(value: Any) -> bool:
 def test_values_are_the_same_only_if_python_says_so(one: Any, other: Any) -> None:
     if same_data(one, plain.loads(plain.dumps(other)), STRICT):
         assert repr(one) == repr(other) or one == other or math.isnan(abs(complex(one)))
+
+
+SAME = {
+    "a Fraction": ("from fractions import Fraction\ndef f(): return Fraction(1, 2)", 0.5, True),
+    "a Decimal": ("from decimal import Decimal\ndef f(): return [Decimal('3')]", [3], True),
+    "a Decimal that is none": ("from decimal import Decimal\ndef f(): return Decimal('0.1')", 0.1, False),
+    "a Decimal that cannot be compared": ("from decimal import Decimal\ndef f(): return Decimal('sNaN')", 0.1, False),
+    "a dict's keys": ("def f(): return {1: 2}.keys()", {1}, True),
+    "a dict's items": ("def f(): return {1: 2}.items()", {(1, 2)}, True),
+    "a dict's values": ("def f(): return {1: 2}.values()", [2], False),
+    "a range": ("def f(): return range(3)", [0, 1, 2], False),
+    "a range without end": ("def f(): return range(10**30)", [0, 1, 2], False),
+    "a class called Decimal": (
+        "class Decimal:\n    def __str__(self): return '3'\nDecimal.__module__ = 'decimal'\ndef f(): return Decimal()",
+        4,
+        False,
+    ),
+}
+
+
+def test_what_equals_plain_data_is_as_right_as_an_assertion_has_it(local: LocalExecutor) -> None:
+    asks = [(Program(source), CallChecks("f", [CallCase((), value)])) for source, value, _ in SAME.values()]
+    grades = dict(zip(SAME, grade_many(local, asks, Policy(sequences="strict")), strict=True))
+    assert {name: grade.passed for name, grade in grades.items()} == {name: same for name, (*_, same) in SAME.items()}
+    for source, value, same in list(SAME.values())[:-1]:  # Python's own word for it
+        names: dict[str, Any] = {}
+        exec(source, names)
+        try:
+            assert (names["f"]() == value) == same, source
+        except ArithmeticError:
+            assert not same
+
+
+@pytest.mark.parametrize("tag", ['{"decimal":"x"}', '{"fraction":"1/0"}', '{"fraction":"1e9"}', '{"range":[0,1,0]}'])
+def test_numbers_that_are_none_are_refused(tag: str) -> None:
+    with pytest.raises(plain.NotPlain):
+        plain.loads(tag)
 
 
 @given(st.text(max_size=300) | st.binary(max_size=300))
