@@ -122,6 +122,8 @@ def test_alterations_that_do_not_compile_decide_nothing(local: LocalExecutor) ->
 def test_problems_without_tests_or_with_broken_ones_are_named(local: LocalExecutor) -> None:
     (grade,) = grade_many(local, [(Program("function f() {}", "javascript"), TestChecks("  \n"))])
     assert grade.passed is None and "no tests" in grade.reason
+    (grade,) = grade_many(local, [(Program("function f() {}", "javascript"), TestChecks("console.log(f(2));"))])
+    assert grade.passed is None and "assert nothing" in grade.reason
     commented = "/*\n#[cfg(test)]\nmod tests {\n    #[test]\n    fn t() {}\n}\n*/"
     (grade,) = grade_many(local, [(Program("fn f() {}", "rust"), TestChecks(commented))])
     assert grade.passed is None and "no function with #[test]" in grade.reason

@@ -65,12 +65,22 @@ class Idiom:
     def _run(self, program: Program, checks: TestChecks, tests: str, ending: Ending) -> TestRun:
         if not checks.tests.strip():
             raise DataError(f"a {self.name} problem has no tests", hint="give each problem assertions or a test file")
+        if self.name not in ("bash", "sql") and not _CAN_FAIL.search(checks.tests):
+            why = "assert nothing, so every program would pass"
+            raise DataError(f"the {self.name} tests {why}", hint="give each problem assertions or a test file")
         source = f"{checks.setup}\n{program.source}" if checks.setup else program.source
         sources = self.join(source, tests, ending)
         if checks.setup and self.after_setup is not None:
             sources = self.after_setup(sources)
         files = {name: text.encode(errors="replace") for name, text in sources.files.items()}
         return TestRun({**program.files, **files}, entry=sources.entry)
+
+
+_CAN_FAIL = re.compile(
+    r"(?i)assert|expect|throw|die|exit|raise|panic|fail|fatal|error|abort|check|test|verif|equal|same|compare|unwrap"
+    r"|require|\b(is|isnt|ok|must|should)\b"
+)
+"""What tests that can fail have in some place; where they call a function of another name, nobody can tell."""
 
 
 def tests_at_fault(name: str, program: str, tests: str) -> str | None:
