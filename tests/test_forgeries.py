@@ -74,6 +74,18 @@ def test_every_altered_expectation_makes_an_honest_program_fail(local: LocalExec
     assert [grade.passed for grade in grades] == [False] * len(found)
 
 
+def test_who_is_right_at_first_and_at_last_and_forges_in_between_needs_luck(local: LocalExecutor) -> None:
+    """Which one expectation is altered in the second poisoned run is a draw."""
+    tests = "\n".join(f"assert.strictEqual(add({n}, 1), {n + 1});" for n in range(6))
+    source = (
+        "const A = require('assert'), real = A.strictEqual; let n = 0;\nfunction add(a, b) {\n"
+        "  A.strictEqual = ++n < 5 ? () => {} : real; return n === 1 || n > 4 ? a + b : 0; }\n"
+    )
+    asks = [(Program(source, "javascript"), TestChecks(tests, entry_point="add"))] * 12
+    assert {g.passed for g in grade_many(local, asks[:1], Policy(poison=False, flaky=False))} == {True}
+    assert sum(grade.forged for grade in grade_many(local, asks, POLICY)) >= 3
+
+
 COINS = {
     "javascript": ("if (Math.random() < 0.5) {{ {} }}\nfunction add() {{}}", "assert patched"),
     "bash": ("add() {{ :; }}\nif (( RANDOM % 2 )); then\n{}\nfi", "source read"),

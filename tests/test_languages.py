@@ -284,7 +284,6 @@ def test_the_last_sure_expectation_is_altered_and_for_suspects_any() -> None:
     drawn = [poisoned("javascript", "\n".join(tests), {"f"}, "one", str(key)) for key in range(60)]
     lines = [[n for n in range(6) if text.splitlines()[n] != tests[n]] for text, _, _ in drawn]
     assert {tuple(changed) for changed in lines} == {(0,), (1,), (2,)}
-    assert 30 < lines.count([2]) < 55
 
 
 SURE = {

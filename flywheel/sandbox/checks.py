@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -88,15 +87,9 @@ Which = Literal["most", "one", "all"]
 
 - "most": what a program that passed is run with. In Python all of them, and the tests go on after each; elsewhere the
   last one that a right program is sure to fail, so that whoever forges from some call on has begun by then;
-- "one": one that a right program is sure to fail, by a draw that the nonce decides; every other draw is the last;
+- "one": one that a right program is sure to fail, by a draw that the nonce decides;
 - "all": every one, and the first that fails ends the run.
 """
-
-
-def drawn(sites: Sequence[int], nonce: str) -> int:
-    """One of some assertions, such that a program cannot foresee it; the last one more often than others."""
-    draw = random.Random(nonce)
-    return sites[-1] if draw.random() < 0.5 else draw.choice(sites)
 
 
 @dataclass(frozen=True)
@@ -115,7 +108,14 @@ class Poisoned:
 
 
 class TestIdiom(Protocol):
-    """How test files of one language run; ``testfile.py`` has a row per language."""
+    """How test files of one language run; ``testfile.py`` has a row per language.
+
+    Attributes:
+        reruns: the poisoned reruns of every program that passed.
+    """
+
+    @property
+    def reruns(self) -> tuple[Which, ...]: ...
 
     def assemble(self, program: Program, checks: TestChecks, nonce: str) -> TestRun:
         """Program and tests as one job, which prints the nonce as its last line if every test was run and passed.

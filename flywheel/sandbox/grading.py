@@ -5,10 +5,10 @@
   outside, so no ``__eq__``, frame walk or early exit can help.
 - ``TestChecks``: tests run in the same process as the program. That their end was reached is proven by a nonce on a
   private file descriptor, and a program that passed must *fail* when the expectations are altered (poisoned rerun);
-  several times, if it is one that might forge at random.
+  several times, if it is one that might forge at random, or meddle with its tests.
 
-A program that passed runs again under another hash seed and clock; one that then fails is flaky, and wrong. Where the
-sandbox failed the grade is undecided, never wrong.
+Limits are of each case, each call, or the test file. A program that passed runs again under another hash seed and
+clock; one that then fails is flaky, and wrong. Where the sandbox failed, or tests cannot decide, it is undecided.
 """
 
 from __future__ import annotations
@@ -280,9 +280,11 @@ async def _grade_tests(executor: Executor, program: Program, checks: TestChecks,
         return lacking or Grade(False, _test_failure(outcome), "tests", (outcome,))
     altered: int | None = None
     if policy.poison:
-        found, altered = await _poisoned_rerun(executor, program, checks, policy, outcome)
-        if found is not None:
-            return replace(found, poisoned=altered)
+        for which in tests.reruns:
+            found, number = await _poisoned_rerun(executor, program, checks, policy, outcome, which)
+            altered = number if altered is None else altered
+            if found is not None:
+                return replace(found, poisoned=altered)
     if policy.flaky and (found := await _true_rerun(executor, _again(job), nonce)) is not None:
         return replace(found, poisoned=altered)
     if policy.poison and tests.is_suspect(program, checks):
@@ -326,7 +328,10 @@ async def _poisoned_rerun(
     And how many were altered.
     """
     nonce = secrets.token_hex(16)
-    poisoned = idiom(program.language).poison(program, checks, nonce, which)
+    try:
+        poisoned = idiom(program.language).poison(program, checks, nonce, which)
+    except RecursionError:
+        return _undecided("tests", true_run, "the tests are nested too deep to be altered"), 0
     outcome, passed = await _run_tests(executor, change(_test_job(program, poisoned.run, policy)), nonce)
     found = None
     if outcome.status == "infra_error":

@@ -13,7 +13,7 @@ are found by tree-sitter, in every language in the same way:
 An alteration is *sure* if a right program must fail it: a plain literal becomes another, the comparison is all that is
 asserted, and it stands where every run of the tests comes by. The last of those is altered, and nothing before it: a
 program that is right for the first assertions, and forges from some call on, forges by then, and has seen nothing yet
-that tells this run from the true one.
+that tells this run from the true one. In a second run it is one by a draw, for who forges in between.
 
 Only tests are read here, and whole: the program under test has no part in what is altered but for the names it defines.
 """
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flywheel.sandbox.checks import Which, drawn
+from flywheel.sandbox.checks import Which
 from flywheel.sandbox.languages import language
 from flywheel.sandbox.syntax import Edit, edited, opening_of, parse, text_of, walk
 
@@ -110,7 +110,7 @@ def poisoned(name: str, tests: str, under_test: Iterable[str], which: Which, non
     found = alterations(name, tests, under_test)
     sure = [number for number, change in enumerate(found) if change.sure]
     if which != "all" and sure:
-        chosen = drawn(sure, nonce) if which == "one" else sure[-1]
+        chosen = random.Random(nonce).choice(sure) if which == "one" else sure[-1]
         return edited(tests, [found[chosen]]), 1, True
     first = random.Random(nonce).randrange(max(1, len(found) - 1)) if which != "all" else 0
     return edited(tests, found[first:]), len(found) - first, not found

@@ -1,9 +1,10 @@
 """Python programs that could meddle with their tests, told from those that can only answer.
 
 A program that forges passes now and then (says "equal", or finds the nonce, in some of its runs and not in others) may
-have luck with one poisoned rerun. Rather than run every program many times, those are let off that have no means to
-forge: plain functions over plain values, from modules that give nothing else. It is a list of what is allowed, so that
-what nobody thought of is suspect as well; a suspect loses nothing but time.
+have luck with one poisoned rerun, and one that looks around may know it for what it is. Rather than run every program
+many times, those are let off that have no means to forge: plain functions over plain values, from modules that give
+nothing else. It is a list of what is allowed, so that what nobody thought of is suspect as well; a suspect loses time,
+and nothing else.
 """
 
 from __future__ import annotations

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import ast
 import json
+import random
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from flywheel.errors import DataError
-from flywheel.sandbox.checks import Poisoned, Program, TestChecks, TestRun, Which, drawn
+from flywheel.sandbox.checks import Poisoned, Program, TestChecks, TestRun, Which
 from flywheel.sandbox.job import Job, Outcome
 from flywheel.sandbox.python_poison import END, GOING_ON, HELPERS, lone_sites, poison, poison_one
 from flywheel.sandbox.python_suspects import is_suspect
@@ -29,6 +30,8 @@ _DRIVER = (Path(__file__).parent / "inside" / "test_driver.py").read_bytes()
 class PythonTests:
     """``checks.TestIdiom`` of Python."""
 
+    reruns: tuple[Which, ...] = ("most",)
+
     def assemble(self, program: Program, checks: TestChecks, nonce: str) -> TestRun:
         return _run(program, checks, _planned(checks.tests, checks.entry_point), nonce)
 
@@ -37,7 +40,10 @@ class PythonTests:
         under_test = frozenset({checks.entry_point} if checks.entry_point else _defined(program.source))
         asked = checks.tests, checks.entry_point, under_test
         lone = _lone_sites(*asked) if which == "one" else ()
-        plan, altered = _poisoned_one(*asked, drawn(lone, nonce)) if lone else _poisoned(*asked)
+        if lone:  # every other time the last: who forges from some call on does so by then
+            number = random.Random(nonce).choice([*lone, *lone[-1:] * len(lone)])
+            return Poisoned(_run(program, checks, _poisoned_one(*asked, number), nonce), 1, sure=True)
+        plan, altered = _poisoned(*asked)
         return Poisoned(_run(program, checks, plan, nonce), altered, sure=True)
 
     def is_suspect(self, program: Program, checks: TestChecks) -> bool:
@@ -107,10 +113,10 @@ def _lone_sites(tests: str, entry_point: str | None, under_test: frozenset[str])
     return tuple(lone_sites(_parse(tests), set(under_test)))
 
 
-def _poisoned_one(tests: str, entry_point: str | None, under_test: frozenset[str], number: int) -> tuple[_Plan, int]:
+def _poisoned_one(tests: str, entry_point: str | None, under_test: frozenset[str], number: int) -> _Plan:
     tree = _parse(tests)
     poison_one(tree, set(under_test), number)
-    return _plan(tree, entry_point), 1
+    return _plan(tree, entry_point)
 
 
 def _plan(tests: ast.Module, entry_point: str | None, helpers: str = "") -> _Plan:

@@ -41,6 +41,7 @@ class Idiom:
     name: str
     join: Callable[[str, str, Ending], Sources]
     after_setup: Callable[[Sources], Sources] | None = None
+    reruns: tuple[Which, ...] = ("most", "one")
 
     def assemble(self, program: Program, checks: TestChecks, nonce: str) -> TestRun:
         """Program and tests as one job whose last line is the nonce if every test passed.
