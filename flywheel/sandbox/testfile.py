@@ -66,9 +66,8 @@ class Idiom:
     def _run(self, program: Program, checks: TestChecks, tests: str, ending: Ending) -> TestRun:
         if not checks.tests.strip():
             raise DataError(f"a {self.name} problem has no tests", hint="give each problem assertions or a test file")
-        if self.name not in ("bash", "sql") and not _CAN_FAIL.search(checks.tests):
-            why = "assert nothing, so every program would pass"
-            raise DataError(f"the {self.name} tests {why}", hint="give each problem assertions or a test file")
+        if not _can_fail(self.name, checks.tests):
+            raise DataError(f"the {self.name} {_NOTHING}", hint="give each problem assertions or a test file")
         source = f"{checks.setup}\n{program.source}" if checks.setup else program.source
         sources = self.join(source, tests, ending)
         if checks.setup and self.after_setup is not None:
@@ -81,11 +80,16 @@ _CAN_FAIL = re.compile(
     r"(?i)assert|expect|throw|die|exit|raise|panic|fail|fatal|error|abort|check|test|verif|equal|same|compare|unwrap"
     r"|require|\b(is|isnt|ok|must|should)\b"
 )
-"""What tests that can fail have in some place; where they call a function of another name, nobody can tell."""
+"""What tests that can fail have in some place. In Bash and SQL everything is a test."""
+_NOTHING = "tests assert nothing, so every program would pass"
+
+
+def _can_fail(tongue: str, tests: str) -> bool:
+    return tongue in ("bash", "sql") or _CAN_FAIL.search(tests) is not None
 
 
 def tests_at_fault(name: str, program: str, tests: str) -> str | None:
-    """Why tests cannot be right: they do not parse, neither alone nor after a program that does. None if they may be.
+    """Why tests cannot be right: they assert nothing, or parse neither alone nor after a program that does; else None.
 
     Only a language's own compiler or interpreter knows what of Bash is right, or what a macro makes of C: such tests
     are not refused before they run.
@@ -94,6 +98,8 @@ def tests_at_fault(name: str, program: str, tests: str) -> str | None:
         program: one that is known to be right.
     """
     tongue = language(name).name
+    if not _can_fail(tongue, tests):
+        return f"the {tongue} {_NOTHING}"
     if tongue == "sql":
         return next(filter(None, map(_sql_fault, _statements(tests))), None)
     if tongue == "bash" or (tongue in ("c", "cpp") and "#define" in program + tests):
