@@ -223,8 +223,9 @@ async def _run_calls(
         before = right
         found, right = _judge_calls(checks.cases, before, outcome, policy)
         cut_short = outcome.status in _LIMITS and right - before == outcome.stdout.count(b"\n") > 0
-        if not cut_short or right == len(calls):
+        if not cut_short or len(calls) == right == before + 1:
             break
+        right = min(right, len(calls) - 1)  # all answered, and over the limit of one: the last is to end by itself
     return found
 
 
