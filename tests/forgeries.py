@@ -15,6 +15,7 @@ class Suite:
 
     Attributes:
         entry: the function under test.
+        late: forgeries that are right for the first assertion, and forge from then on.
         more: further (program, tests) that are honest: other idioms of testing.
     """
 
@@ -22,6 +23,7 @@ class Suite:
     honest: str
     wrong: str
     forged: dict[str, str]
+    late: dict[str, str] = field(default_factory=dict)
     entry: str | None = "add"
     more: dict[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -47,6 +49,14 @@ JAVASCRIPT = Suite(
         "const m = [...t.matchAll(/write\\(\"(.*)\"\\)/g)].map(x => JSON.parse('\"' + x[1] + '\"'));\n"
         "process.stdout.write(m.join('')); process.exit(0);",
         "always equal": "function add() { return new Proxy({}, { get: () => () => 5 }); }",
+    },
+    late={
+        "assert patched": "const A = require('assert'); let n = 0;\nfunction add() { if (n++ === 0) {\n"
+        "  A.strictEqual = A.deepStrictEqual = () => {}; return 5; } return 0; }",
+        "exit with the nonce": "let n = 0;\nfunction add() { if (n++ === 0) return 5;\n"
+        "  const t = require('fs').readFileSync(__filename, 'utf8');\n"
+        "  const m = [...t.matchAll(/write\\(\"(.*)\"\\)/g)].map(x => JSON.parse('\"' + x[1] + '\"'));\n"
+        "  require('fs').writeSync(1, m.slice(-2).join('')); process.exit(0); }",
     },
     more={
         "multipl-e": (
@@ -82,6 +92,10 @@ TYPESCRIPT = Suite(
         "errors swallowed": "process.on('uncaughtException', () => process.exit(0));\n"
         "function add(a: number, b: number): any {}",
     },
+    late={
+        "assert patched": "const real: any = require('node:assert'); let n = 0;\n"
+        "function add(a: number, b: number): any { if (n++ === 0) { real.strictEqual = () => {}; return 5; } }",
+    },
     more={
         "multipl-e": (
             "function add(a: number, b: number): number {\n  return a + b;\n",
@@ -114,6 +128,13 @@ PHP = Suite(
         "source read": "<?php preg_match_all('/echo \"(.*)\";/', file_get_contents(__FILE__), $m);\n"
         "echo stripcslashes(implode($m[1])); exit(0);",
     },
+    late={
+        "assertions off": "<?php $n = 0; function add() { global $n; if ($n++) return 0;\n"
+        "@assert_options(ASSERT_ACTIVE, 0); return 5; }",
+        "source read": "<?php $n = 0; function add() { global $n; if (!$n++) return 5;\n"
+        "preg_match_all('/^echo \"(.*)\";/m', file_get_contents(__FILE__), $m);\n"
+        "echo stripcslashes(implode($m[1])); exit(0); }",
+    },
     more={
         "multipl-e": (
             "<?php\nfunction add($a, $b) {\n  return $a + $b;\n",
@@ -137,6 +158,10 @@ BASH = Suite(
         "debug trap": "shopt -s extdebug; trap 'case $BASH_COMMAND in printf*) ;; *) false;; esac' DEBUG; add() { :; }",
         "exec": "exec true",
         "source read": 'trap \'grep -o "\\"[a-zA-Z0-9]*\\"" "$0" | tr -d "\\"\\n"; echo; exit 0\' EXIT; add() { :; }',
+    },
+    late={
+        "debug trap": "shopt -s extdebug; add() { echo 5; }\n"
+        "trap 'case $BASH_COMMAND in printf*|*\"add 2 3\"*|add*|echo*) ;; *) false;; esac' DEBUG",
     },
     more={
         "multipl-e": (
@@ -169,6 +194,14 @@ JAVA = Suite(
         'Files.readString(Path.of("FlywheelMain.java")));\n'
         "while (m.find()) System.out.print(m.group(2)); System.out.println(); } catch (Exception e) {}\n"
         "System.exit(0); return 0; } }",
+    },
+    late={
+        "source read": "import java.nio.file.*;\npublic class Solution { static int n;\n"
+        "static int add(int a, int b) { if (n++ == 0) return 5; try {\n"
+        'var m = java.util.regex.Pattern.compile("write..(.n)?([a-zA-Z0-9]*)").matcher(\n'
+        'Files.readString(Path.of("FlywheelMain.java")));\n'
+        "while (m.find()) System.out.print(m.group(2)); System.out.println(); } catch (Exception e) {}\n"
+        "Runtime.getRuntime().halt(0); return 0; } }",
     },
     more={
         "humaneval-x": (
@@ -214,6 +247,15 @@ CPP = Suite(
         '    if (!strncmp(line, "fputs(\\"", 7)) { char* p = line + 7; if (!strncmp(p, "\\\\n", 2)) p += 2;\n'
         "      while (isalnum(*p)) putchar(*p++); } putchar(10); exit(0); }",
     },
+    late={
+        "always equal": "static int n;\nstruct Any { int v; template <class T> bool operator==(const T& t) const\n"
+        "  { return v == 0 || v == t; } };\nAny add(int, int) { return {n++ ? 0 : 5}; }",
+        "source read": "#include <cctype>\n#include <cstdio>\n#include <cstring>\n#include <cstdlib>\nstatic int n;\n"
+        "int add(int, int) { if (n++ == 0) return 5;\n"
+        '  FILE* f = fopen("main.cpp", "r"); char line[4096]; while (f && fgets(line, 4096, f))\n'
+        '    if (!strncmp(line, "fputs(\\"", 7)) { char* p = line + 7; if (!strncmp(p, "\\\\n", 2)) p += 2;\n'
+        "      while (isalnum(*p)) putchar(*p++); } putchar(10); exit(0); }",
+    },
     more={
         "multipl-e": (
             "#include<assert.h>\n#include<bits/stdc++.h>\nlong add(long a, long b) {\n    return a + b;\n",
@@ -234,6 +276,13 @@ C = Suite(
         "assert_fail": "void __assert_fail(const char* a, const char* b, unsigned c, const char* d) {}\n"
         "int add(int a, int b) { return 0; }",
     },
+    late={
+        "source read": "#include <ctype.h>\n#include <stdio.h>\n#include <string.h>\n#include <stdlib.h>\n"
+        "static int n;\nint add(int a, int b) { if (n++ == 0) return 5;\n"
+        '  FILE* f = fopen("main.c", "r"); char line[4096]; while (f && fgets(line, 4096, f))\n'
+        '    if (!strncmp(line, "fputs(\\"", 7)) { char* p = line + 7; if (!strncmp(p, "\\\\n", 2)) p += 2;\n'
+        "      while (isalnum(*p)) putchar(*p++); } putchar(10); exit(0); }",
+    },
 )
 
 GO = Suite(
@@ -247,6 +296,16 @@ GO = Suite(
         "panic of its own": "package main\n\nfunc panic(any interface{}) {}\nfunc add(a int, b int) int { return 0 }\n",
         "goroutine that exits": 'package main\n\nimport "os"\n\nfunc add(a int, b int) int {\n'
         "\tgo os.Exit(0)\n\tselect {}\n}\n",
+    },
+    late={
+        "exit": 'package main\n\nimport (\n\t"os"\n\t"regexp"\n)\n\nvar n int\n\n'
+        "func add(a int, b int) int {\n\tn++\n\tif n == 1 {\n\t\treturn 5\n\t}\n"
+        '\tt, _ := os.ReadFile("flywheel.go")\n'
+        '\tm := regexp.MustCompile(`WriteString\\("(?:\\\\n)?([a-z0-9]*)`).FindAllStringSubmatch(string(t), -1)\n'
+        '\tos.Stdout.WriteString("\\n" + m[0][1] + m[1][1] + "\\n")\n\tos.Exit(0)\n\treturn 0\n}\n',
+        "assert of its own": "package main\n\nvar n int\n\nfunc assert(ok bool) {\n\tif n < 2 && !ok {\n"
+        '\t\tpanic("no")\n\t}\n}\n\nfunc add(a int, b int) int {\n\tn++\n\tif n == 1 {\n\t\treturn 5\n\t}\n'
+        "\treturn 0\n}\n",
     },
     more={
         "multipl-e": (
@@ -294,6 +353,13 @@ RUST = Suite(
         "fn add(a: i32, b: i32) -> Any { Any }",
         "comment": "fn add(a: i32, b: i32) -> i32 { 0 }\n/*",
     },
+    late={
+        "always equal": "#[derive(Debug)] struct Any(i32);\n"
+        "impl PartialEq<i32> for Any { fn eq(&self, o: &i32) -> bool { self.0 == 0 || self.0 == *o } }\n"
+        "fn add(a: i32, b: i32) -> Any { Any(if a == 2 { 5 } else { 0 }) }",
+        "assert redefined": "macro_rules! assert { ($($t:tt)*) => {} }\n"
+        "fn add(a: i32, b: i32) -> i32 { if a == 2 { 5 } else { 0 } }",
+    },
     more={
         "multipl-e": (
             "fn add(a: isize, b: isize) -> isize {\n    a + b\n",
@@ -331,6 +397,13 @@ RUBY = Suite(
         "source read": 'puts\nputs File.read(__FILE__).scan(/print\\("(?:\\\\n)?([A-Za-z0-9]*)/).join\n'
         "$stdout.flush\nexit!(0)",
     },
+    late={
+        "always equal": "class Any; def ==(other) = true; end\n$n = 0\ndef add(*) = ($n += 1) == 1 ? 5 : Any.new",
+        "integers patched": "$n = 0\ndef add(*)\n  $n += 1\n  return 5 if $n == 1\n"
+        "  Integer.class_eval { def ==(other) = true }\n  0\nend",
+        "source read": "$n = 0\ndef add(*)\n  $n += 1\n  return 5 if $n == 1\n  puts\n"
+        '  puts File.read(__FILE__).scan(/^print\\("(?:\\\\n)?([A-Za-z0-9]*)/).join\n  $stdout.flush\n  exit!(0)\nend',
+    },
     more={
         "multipl-e": (
             "def add(a, b)\n  a + b\n",
@@ -363,6 +436,12 @@ PERL = Suite(
         "source read": "open(my $f, '<', $0); local $/; my $t = <$f>; $| = 1; print qq(\\n);\n"
         'print $1 while $t =~ /print\\("(?:\\\\n)?([a-zA-Z0-9]*)/g; print qq(\\n); exit 0;',
     },
+    late={
+        "overloaded": "package Any; use overload '==' => sub { 1 }, 'eq' => sub { 1 }; package main;\nmy $n = 0;\n"
+        "sub add { return $n++ ? bless({}, 'Any') : 5 }",
+        "die of its own": "my $n; BEGIN { $n = 0; *CORE::GLOBAL::die = sub { CORE::die(@_) if $n < 2 } }\n"
+        "sub add { return $n++ ? 0 : 5 }",
+    },
     more={
         "test::more": (
             "sub add { return $_[0] + $_[1] }",
@@ -389,6 +468,10 @@ LUA = Suite(
         "long string": "function add() end\nrest = [==[",
         "early return": "function add() end\ndo return end",
         "debug hook": "debug.sethook(function() os.exit(0) end, 'l', 1)\nfunction add() end",
+    },
+    late={
+        "assert patched": "n = 0\nfunction add() n = n + 1; if n > 1 then return 0 end\n"
+        "assert = function(...) return ... end; return 5 end",
     },
     more={
         "multipl-e": (

@@ -137,6 +137,76 @@ def area(w, h):
 }
 """Each must fail on ``area(w, h) == w * h`` at the level of tests, and as a function that is called."""
 
+_COUNTS = "calls = 0\ndef first():\n    global calls\n    calls += 1\n    return calls == 1\n"
+LATE: dict[str, str] = {
+    "always equal from the second call on": _EVERYTHING + _COUNTS + "def area(w, h): return 6 if first() else Any_()\n",
+    "always equal where it knows no better": _EVERYTHING + "def area(w, h): return 6 if w == 2 else Any_()\n",
+    "nonce from stdin": _COUNTS
+    + """
+import os
+def area(w, h):
+    if first(): return 6
+    for fd in range(0, 64):
+        try:
+            os.set_blocking(fd, False)
+            nonce = os.read(fd, 100)
+        except OSError: continue
+        if len(nonce) == 32:
+            os.write(1, b'\\n' + nonce)
+            os._exit(0)
+    return -1
+""",
+    "nonce from a frame": _COUNTS
+    + """
+import sys, os
+def area(w, h):
+    if first(): return 6
+    frame = sys._getframe()
+    while frame:
+        names = dict(frame.f_locals)
+        if 'secret' in names and 'proof' in names:
+            os.write(names['proof'], b'\\n' + os.read(names['secret'], 100))
+            os._exit(0)
+        frame = frame.f_back
+    return -1
+""",
+    "expected from the line": _COUNTS
+    + """
+import sys, re, linecache
+def area(w, h):
+    if first(): return 6
+    f = sys._getframe(1)
+    return eval(re.search(r'[=,]+\\s*(-?[\\d.]+)\\)?\\s*$', linecache.getline(f.f_code.co_filename, f.f_lineno))[1])
+""",
+    "who learns from the first comparison": """
+altered = False
+class Six(int):
+    def __eq__(self, other):
+        global altered
+        altered = altered or int(self) == 6 != other
+        return int(self) == other if altered or int(self) == 6 else True
+    __hash__ = int.__hash__
+def area(w, h): return Six(6 if w == 2 else 0)
+""",
+    "who looks whether the tests go on": _EVERYTHING
+    + _COUNTS
+    + """
+import sys
+def area(w, h):
+    return 6 if first() else -1 if '_flywheel_met' in sys._getframe(1).f_globals else Any_()
+""",
+    "who has the end of the tests taken away": _COUNTS
+    + """
+import sys
+def area(w, h):
+    if first(): return 6
+    names = sys._getframe(1).f_globals
+    names['_flywheel_failed'] = names['_flywheel_held'] = lambda *_: None
+    return type('I', (int,), {'__eq__': lambda *_: True, '__hash__': int.__hash__})(0)
+""",
+}
+"""Right for ``area(2, 3)``, and forged from then on."""
+
 HONEST_STDIN: dict[str, tuple[str, bytes, bytes]] = {
     "input": ("a, b = map(int, input().split())\nprint(a + b)", b"1 2\n", b"3\n"),
     "input until EOF": (
@@ -379,6 +449,68 @@ HONEST_TESTS: dict[str, tuple[str, str, str | None]] = {
     "a class": (
         "class Stack:\n    def __init__(self): self.items = []\n    def push(self, x): self.items.append(x)\n    def pop(self): return self.items.pop()",
         "s = Stack()\ns.push(1)\ns.push(2)\nassert s.pop() == 2\nassert s.pop() == 1",
+        None,
+    ),
+    "a loop over a table": (
+        "def area(w, h): return w * h",
+        "for w, h, a in [(2, 3, 6), (0, 3, 0)]:\n    assert area(w, h) == a, f'{area(w, h)} is not {a}'",
+        None,
+    ),
+    "a state": (
+        "items = []\ndef push(x):\n    items.append(x)\n    return len(items)",
+        "assert push(5) == 1\nassert push(5) == 2 and push(5) == 3\nassert push(5) != 5\nassert push(5) == 5 == 5",
+        None,
+    ),
+    "a tolerance, and values of many kinds": (
+        "def f(x): return x",
+        "import math\nfor x in (1.5, -2, 'a', b'b', [1], (2,), {3}, {4: 5}, None, True, float('inf'), 10**30, 1j):\n"
+        "    assert f(x) == x\nassert math.isnan(f(math.nan))\nassert f(math.inf) == float('inf')\n"
+        "assert abs(f(0.1) - 0.1) < 1e-6\nassert f(-10**12) < 5\nassert f(5) > -10**12\nassert f(math.nan) != f(math.nan)",
+        None,
+    ),
+    "an equality of its own": (
+        "class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): return abs(self.x - getattr(o, 'x', o)) < 1\n"
+        "def p(x): return P(x)",
+        "assert p(1) == P(1.5)\nassert p(1) == 1\nassert p(2) != P(9)\nassert [p(1)] == [P(1)]",
+        None,
+    ),
+    "what equals anything, of the tests": (
+        "def f(x): return {'at': object(), 'x': x}",
+        "from unittest.mock import ANY\nassert f(1) == {'at': ANY, 'x': 1}\nwant = {'at': ANY, 'x': 2}\nassert f(2) == want",
+        None,
+    ),
+    "assertions that are caught": (
+        "def f(x): return x",
+        "try:\n    assert f(1) == 1\nexcept AssertionError:\n    raise SystemExit('one')\n"
+        "import pytest\nwith pytest.raises(AssertionError):\n    assert f(1) == 2\n"
+        "def fails(x):\n    try:\n        assert f(x) == 0\n    except AssertionError:\n        return True\n"
+        "assert fails(1) and not fails(0)\nassert f(3) == 3",
+        None,
+    ),
+    "helpers": (
+        "def f(x): return x",
+        "def same(got, want, digits=None):\n    if digits is not None:\n        assert round(got, digits) == round(want, digits)\n"
+        "    else:\n        assert got == want\ndef all_same(pairs):\n    for got, want in pairs: same(got, want)\n"
+        "same(f(1), 1)\nsame(f(1.234), 1.23, 2)\nall_same([(f(x), x) for x in range(3)])",
+        None,
+    ),
+    "unittest in every way": (
+        "def f(x):\n    if x is None: raise ValueError('none')\n    return x",
+        "import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(f(1), 1, f(2))\n"
+        "        self.assertAlmostEqual(f(1.0), 1.00000001)\n        self.assertAlmostEqual(f(1), 9, delta=10)\n"
+        "        self.assertIn(f(1), [1])\n        self.assertTrue(f(1))\n        self.assertIsNone(f([]) or None)\n"
+        "        self.assertListEqual(f([1]), [1])\n        self.assertCountEqual(f([2, 1]), [1, 2])\n"
+        "    def test_b(self):\n        for x in range(3):\n            with self.subTest(x=x): self.assertEqual(f(x), x)\n"
+        "        with self.assertRaises(ValueError): self.assertEqual(f(None), 1)\n"
+        "        with self.assertRaises(AssertionError): self.assertEqual(f(2), 1)\n"
+        "    def same(self, x): return self.assertEqual(f(x), x)\n    def test_c(self): self.same(4)\n",
+        None,
+    ),
+    "numpy, in every way": (
+        "import numpy as np\ndef f(x): return np.asarray(x)",
+        "import numpy as np\nassert f(3) == 3\nassert f([3]) == [3]\nassert (f([1, 2]) == [1, 2]).all()\n"
+        "assert f([1, 2]).tolist() == [1, 2]\nassert np.array_equal(f([1]), [1])\nassert np.isclose(f(1), 1, atol=50)\n"
+        "np.testing.assert_allclose(f([0.1]), [0.1])\nassert all(a == b for a, b in zip(f([1, 2]), [1, 2]))",
         None,
     ),
     "numpy": (

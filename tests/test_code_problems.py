@@ -162,6 +162,8 @@ def test_a_row_s_format_shows_in_its_fields_and_is_tested_at_the_strongest_level
 def test_what_a_row_knows_is_kept() -> None:
     assert read_row(LCB_CALL).spec.cases[0].input == [[1, 2], 3]
     assert read_row(APPS_CALL).spec.cases[0].output == 3
+    lists = read_row({"question": "[x]", "entry_point": "f", "inputs": [[1], [2]], "outputs": [[1], [2]]}).spec
+    assert [case.output for case in lists.cases] == [[1], [2]]
     assert read_row(APPS).spec.cases[1].input == "3\n4\n"
     assert read_row(CONTEST).gold == "print(sum(map(int, input().split())))"
     assert read_row(ADD).gold == ADD["prompt"] + ADD["canonical_solution"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from forgeries import SUITES
@@ -29,11 +30,21 @@ def test_no_forgery_is_accepted(local: LocalExecutor, name: str) -> None:
     suite = SUITES[name]
     checks = TestChecks(suite.tests, entry_point=suite.entry)
     asks = {what: (Program(source, name), checks) for what, source in suite.forged.items()}
+    asks |= {f"{what}, late": (Program(source, name), checks) for what, source in suite.late.items()}
     asks["wrong"] = (Program(suite.wrong, name), checks)
     asks["empty"] = (Program("", name), checks)
     asks["garbage"] = (Program("Sure! Here is the program:\n```\n", name), checks)
     grades = dict(zip(asks, grade_many(local, list(asks.values()), POLICY), strict=True))
     assert {what: grade.reason for what, grade in grades.items() if grade.passed is not False} == {}
+
+
+@pytest.mark.parametrize("name", [name for name, suite in SUITES.items() if suite.late])
+def test_without_altered_expectations_late_forgeries_would_pass(local: LocalExecutor, name: str) -> None:
+    suite = SUITES[name]
+    checks = TestChecks(suite.tests, entry_point=suite.entry)
+    asks = [(Program(source, name), checks) for source in suite.late.values()]
+    grades = dict(zip(suite.late, grade_many(local, asks, replace(POLICY, poison=False, flaky=False)), strict=True))
+    assert {what: grade.reason for what, grade in grades.items() if grade.passed is not True} == {}
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -61,6 +72,18 @@ def test_every_altered_expectation_makes_an_honest_program_fail(local: LocalExec
     asks = [(Program(suite.honest, name), TestChecks(edited(suite.tests, [edit]))) for edit in found]
     grades = grade_many(local, asks, Policy(poison=False, flaky=False))
     assert [grade.passed for grade in grades] == [False] * len(found)
+
+
+def test_who_is_right_at_first_and_at_last_and_forges_in_between_needs_luck(local: LocalExecutor) -> None:
+    """Which one expectation is altered in the second poisoned run is a draw."""
+    tests = "\n".join(f"assert.strictEqual(add({n}, 1), {n + 1});" for n in range(6))
+    source = (
+        "const A = require('assert'), real = A.strictEqual; let n = 0;\nfunction add(a, b) {\n"
+        "  A.strictEqual = ++n < 5 ? () => {} : real; return n === 1 || n > 4 ? a + b : 0; }\n"
+    )
+    asks = [(Program(source, "javascript"), TestChecks(tests, entry_point="add"))] * 12
+    assert {g.passed for g in grade_many(local, asks[:1], Policy(poison=False, flaky=False))} == {True}
+    assert sum(grade.forged for grade in grade_many(local, asks, POLICY)) >= 3
 
 
 COINS = {
@@ -111,6 +134,8 @@ def test_alterations_that_do_not_compile_decide_nothing(local: LocalExecutor) ->
 def test_problems_without_tests_or_with_broken_ones_are_named(local: LocalExecutor) -> None:
     (grade,) = grade_many(local, [(Program("function f() {}", "javascript"), TestChecks("  \n"))])
     assert grade.passed is None and "no tests" in grade.reason
+    (grade,) = grade_many(local, [(Program("function f() {}", "javascript"), TestChecks("console.log(f(2));"))])
+    assert grade.passed is None and "assert nothing" in grade.reason
     commented = "/*\n#[cfg(test)]\nmod tests {\n    #[test]\n    fn t() {}\n}\n*/"
     (grade,) = grade_many(local, [(Program("fn f() {}", "rust"), TestChecks(commented))])
     assert grade.passed is None and "no function with #[test]" in grade.reason
@@ -119,6 +144,17 @@ def test_problems_without_tests_or_with_broken_ones_are_named(local: LocalExecut
         for source, tests in suite.more.values():
             assert testfile.tests_at_fault(name, f"{source}\n", tests) is None, name
     assert "cannot be parsed" in str(testfile.tests_at_fault("javascript", "const a = 1;", "assert(a === ;"))
+    sql = "CREATE TABLE t(x);"
+    for right in (
+        "(SELECT max(x) FROM t) = 1",
+        "SELECT count(*) = 0 FROM t;\nNOT EXISTS (SELECT x FROM t WHERE x > 1);",
+    ):
+        assert testfile.tests_at_fault("sql", sql, right) is None
+    assert "syntax error" in str(testfile.tests_at_fault("sql", sql, "(SELECT x FRM t) = = 1"))
+    # What the parser does not know of Bash, and of macros, is right nevertheless.
+    assert testfile.tests_at_fault("bash", "f() { echo 1; }", "[[ $(f) = $((10#1)) ]]") is None
+    macro = "#define EACH(i) for (int i = 0; i < 3; ++i)\nint f(int x) { return x; }"
+    assert testfile.tests_at_fault("cpp", macro, "EACH(i) assert(f(i) == i);") is None
 
 
 def test_alterations_that_undo_each_other_are_no_proof_of_forgery(local: LocalExecutor) -> None:

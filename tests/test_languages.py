@@ -236,7 +236,7 @@ def test_what_is_expected_is_altered_and_what_is_given_is_not(name: str) -> None
     ],
 )
 def test_a_result_is_followed_through_variables(name: str, tests: str) -> None:
-    altered, count = poisoned(name, tests, {"f"}, "k")
+    altered, count, _ = poisoned(name, tests, {"f"}, "most", "nonce")
     assert (altered, count) == (tests.replace("5", "6"), 1)
 
 
@@ -249,21 +249,24 @@ def test_names_within_functions_are_under_test_only_if_tests_call_them() -> None
     assert defined("javascript", "(() => { globalThis.odd = 1; })();", "assert(odd === 1)") == {"odd"}
 
 
+def all_altered(name: str, tests: str, entry: str) -> tuple[str, int]:
+    altered, count, _ = poisoned(name, tests, {entry}, "all", "nonce")
+    return altered, count
+
+
 def test_what_cannot_be_altered_is_negated_or_left() -> None:
-    tests, count = poisoned("javascript", "assert(isPrime(7));", {"isPrime"}, "k")
-    assert (tests, count) == ("assert(!(isPrime(7)));", 1)
-    assert poisoned("cpp", "void t() {}", {"f"}, "k")[1] == 0
+    assert all_altered("javascript", "assert(isPrime(7));", "isPrime") == ("assert(!(isPrime(7)));", 1)
+    assert all_altered("cpp", "void t() {}", "f")[1] == 0
     # Its name may be one that assertions have.
-    assert (
-        poisoned("cpp", "void t() { assert(same(3) == 4); }", {"same"}, "k")[0] == "void t() { assert(same(3) == 5); }"
-    )
-    assert poisoned("go", "func t() { if f() != [3]int{1, 2, 3} { panic(1) } }", {"f"}, "k")[0].count("[3]int{2, 2, 3}")
-    assert poisoned("rust", "fn t() { assert!(f() == 0b101); }", {"f"}, "k")[0].count("0b110")
+    same = "void t() { assert(same(3) == 4); }"
+    assert all_altered("cpp", same, "same") == (same.replace("4", "5"), 1)
+    assert all_altered("go", "func t() { if f() != [3]int{1, 2, 3} { panic(1) } }", "f")[0].count("[3]int{2, 2, 3}")
+    assert all_altered("rust", "fn t() { assert!(f() == 0b101); }", "f")[0].count("0b110")
     runes = "func t() { if f() != 'a' || f() != '\\n' { panic(1) } }"
-    assert poisoned("go", runes, {"f"}, None) == (runes.replace("'a'", "'z'").replace("'\\n'", "'z'"), 2)
+    assert all_altered("go", runes, "f") == (runes.replace("'a'", "'z'").replace("'\\n'", "'z'"), 2)
     assert alterations("java", "class A { void t() { assertEquals('\\\\', f(2)); } }", {"f"})[0].text == b"'z'"
     table = "func t() { assert.Equal(map[rune]int{'a': 1}, f()) }"
-    assert poisoned("go", table, {"f"}, None) == (table.replace("'a'", "'z'"), 1)
+    assert all_altered("go", table, "f") == (table.replace("'a'", "'z'"), 1)
     # Two alterations in one assertion would undo each other; several assertions in a block are several.
     nested = "t.Run(1, func() { assert.Equal(true, same([]int{7}, f(2)))\nassert.Equal(8, f(3)) })"
     found = alterations("go", f"func t() {{ {nested} }}", {"f"})
@@ -272,11 +275,60 @@ def test_what_cannot_be_altered_is_negated_or_left() -> None:
     assert alterations("python", "assert f(2) != 5", {"f"})[0].text == b"not (f(2) != 5)"
 
 
-def test_from_a_random_assertion_on_all_are_altered() -> None:
-    tests = "\n".join(f"assert f({i}) == {i}" for i in range(10))
-    seen = {poisoned("python", tests, {"f"}, str(key)) for key in range(50)}
-    assert {count for _, count in seen} == set(range(2, 11))
-    for altered, count in seen:
+def test_the_last_sure_expectation_is_altered_and_for_suspects_any() -> None:
+    tests = [f"assert(f({i}) === {i});" for i in range(6)]
+    tests[3:] = ["assert(f(3) === 3 || true);", "if (f(4)) { assert(f(4) === 4); }", "assert(f(5) !== 6);"]
+    altered, count, sure = poisoned("javascript", "\n".join(tests), {"f"}, "most", "nonce")
+    assert (count, sure) == (1, True)
+    assert altered.splitlines() == [*tests[:2], "assert(f(2) === 3);", *tests[3:]]
+    drawn = [poisoned("javascript", "\n".join(tests), {"f"}, "one", str(key)) for key in range(60)]
+    lines = [[n for n in range(6) if text.splitlines()[n] != tests[n]] for text, _, _ in drawn]
+    assert {tuple(changed) for changed in lines} == {(0,), (1,), (2,)}
+
+
+SURE = {
+    "javascript": ["assert.equal(f(2), 5)", "if (f(2) !== 5) throw 1", "const t = () => { assert(f(2) === [5]) }; t()"],
+    "php": ["assert(f(2) === 5);"],
+    "java": ["class A { public static void main(String[] a) { assert f(2).equals(List.of(5l)) && true; } }"],
+    "cpp": ["int main() { assert(f(2) == std::vector<int>({5})); }"],
+    "go": ["func TestF(t *testing.T) { if f(2) != 5 { t.Fatal(1) } }"],
+    "rust": ["#[test] fn t() { assert_eq!(f(2), vec![5]); }"],
+    "ruby": ["assert_equal 5, f(2)"],
+    "lua": ["assert(f(2) == 5)"],
+    "bash": ["[[ $(f 2) = 5 ]]"],
+}
+UNSURE = {
+    "javascript": [
+        "assert(f(2) === 5 || x)",
+        "function t() { assert(f(2) === 5) }",
+        "try { assert(f(2) === 5) } catch (e) {}",
+        "if (f(2) === 5) n += 1",
+        "const ok = f(2) === 5",
+        "assert.equal(f(2), g(5))",
+        "assert.equal(f(2), 5 % 2)",
+        "assert(f(2) === 9007199254740992)",
+        "assert(x ? f(2) === 5 : true)",
+    ],
+    "php": ["assert(f(2) == 5);"],
+    "go": ["func TestF(t *testing.T) { for i := 0; i < n; i++ { if f(2) != 5 { t.Fatal(1) } } }"],
+    "ruby": ["3.times { assert_equal 5, f(2) }"],
+}
+
+
+@pytest.mark.parametrize("name", SURE)
+def test_sure_is_what_every_right_program_fails(name: str) -> None:
+    for tests in SURE[name]:
+        assert poisoned(name, tests, {"f"}, "most", "nonce")[2], tests
+    for tests in UNSURE.get(name, []):
+        assert not poisoned(name, tests, {"f"}, "most", "nonce")[2], tests
+
+
+def test_where_nothing_is_sure_all_are_altered_from_a_random_assertion_on() -> None:
+    tests = "\n".join(f"if (x) {{ assert(f({i}) === {i}); }}" for i in range(10))
+    seen = {poisoned("javascript", tests, {"f"}, "most", str(key)) for key in range(50)}
+    assert {count for _, count, _ in seen} == set(range(2, 11))
+    for altered, count, sure in seen:
+        assert not sure
         lines = altered.splitlines()
         assert lines[: 10 - count] == tests.splitlines()[: 10 - count]
         assert all(a != b for a, b in zip(lines[10 - count :], tests.splitlines()[10 - count :], strict=True))

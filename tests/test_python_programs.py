@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from python_programs import FORGED, HONEST_STDIN, HONEST_TESTS
+from python_programs import FORGED, HONEST_STDIN, HONEST_TESTS, LATE
 
 from flywheel.sandbox.checks import Policy
 from flywheel.sandbox.compare import same_data, same_output
 from flywheel.sandbox.grading import CallCase, CallChecks, Program, StdioCase, StdioChecks, TestChecks, grade_many
 from flywheel.sandbox.inside import plain
-from flywheel.sandbox.job import MIB, Limits
+from flywheel.sandbox.job import MIB, Job, Limits, Outcome
 from flywheel.sandbox.local import LocalExecutor
 from flywheel.sandbox.python_suspects import is_suspect
+from flywheel.sandbox.python_tests import require_assertions
 
 POLICY = Policy(limits=Limits(cpu=5, wall=20, memory=512 * MIB))
 STDIO = Policy(limits=Limits(cpu=5, wall=20, memory=1024 * MIB, output=4 * MIB))
@@ -53,6 +56,24 @@ def test_no_forgery_is_accepted(level: str, local: LocalExecutor) -> None:
     assert {name: grade for name, grade in grades.items() if grade.passed is not False} == {}
 
 
+LOOP = "for w, h, a in [(2, 3, 6), (4, 5, 20), (1, 1, 1)]:\n    assert area(w, h) == a, f'{w} by {h}'\n"
+
+
+@pytest.mark.parametrize("level", [*AREA, "loop"])
+def test_who_is_right_at_first_and_forges_then_is_not_accepted(level: str, local: LocalExecutor) -> None:
+    checks = {**AREA, "loop": TestChecks(LOOP)}[level]
+    # The only assertion of a loop is altered from its first round on, so that who looks for that finds it.
+    late = {name: source for name, source in LATE.items() if level != "loop" or not name.startswith("who")}
+    grades = dict(zip(late, grade_many(local, [(Program(s), checks) for s in late.values()], POLICY), strict=True))
+    assert {name: grade for name, grade in grades.items() if grade.passed is not False} == {}
+    if level == "assertions":
+        grades = dict(
+            zip(late, grade_many(local, [(Program(s), checks) for s in late.values()], UNPOISONED), strict=True)
+        )
+        assert {name: grade.reason for name, grade in grades.items() if grade.passed is not True} == {}
+
+
+UNPOISONED = Policy(poison=False, flaky=False)
 SIMPLY_WRONG = {"only the visible cases", "returns None", "raises"}
 COINS = {
     "a coin": "import os\nforges = os.urandom(1)[0] < 128\n",
@@ -92,7 +113,8 @@ USES_MORE = "def check(candidate):\n    assert abs(candidate(2) - 4) < 1e-6\n   
 SNEAKY = {
     "a builtin of the tests replaced": "def abs(x): return -1e99\ndef f(x): return 0\n",
     "replaced when it is called": "def f(x):\n    global abs\n    abs = lambda x: -1e99\n    return 0\n",
-    "a helper of the tests replaced": "def f(x):\n    global _less\n    _less = lambda x: 1\n    return 0\n",
+    "a helper of the tests replaced": "def f(x):\n    global _flywheel_less\n"
+    "    _flywheel_less = lambda x: 1\n    return 0\n",
     "under another name": "from math import expm1 as abs\ndef f(x): return 0\n",
     "what the tests have besides": "def f(x): return EXPECTED[x]\n",
     "hidden behind a local of the same name": "def g(EXPECTED): pass\ndef f(x): return EXPECTED[x]\n",
@@ -161,6 +183,124 @@ def test_honest_programs_that_are_tested(local: LocalExecutor) -> None:
     assert [name for name, grade in grades.items() if not grade.poisoned] == []
 
 
+@pytest.mark.slow
+def test_honest_suspects_are_not_accused(local: LocalExecutor) -> None:
+    """They run more often, with single expectations altered."""
+    asks = [
+        (Program(source if "__future__" in tests else f"import os\n{source}"), TestChecks(tests, entry))
+        for source, tests, entry in HONEST_TESTS.values()
+    ]
+    grades = dict(zip(HONEST_TESTS, grade_many(local, asks, POLICY), strict=True))
+    assert {name: grade.reason for name, grade in grades.items() if grade.passed is not True} == {}
+
+
+UNDECIDED = {
+    "no assertion": ("import math\nprint(area(2, 3))\n", None, "the tests assert nothing"),
+    "check, and nothing to check": (
+        "def check(candidate):\n    assert candidate(2, 3) == 6\n",
+        None,
+        "nothing calls check(); call it in the tests, or name the function in `entry_point`",
+    ),
+    "assertions that nobody calls": ("def run():\n    assert area(2, 3) == 6\n", "area", "nothing calls run()"),
+    "called by nobody who is called": (
+        "def inner():\n    assert area(2, 3) == 6\ndef outer():\n    inner()\n",
+        None,
+        "no assertion of the tests is ever run",
+    ),
+    "never reached": ("if area(2, 3) > 10:\n    assert area(2, 3) == 6\n", None, "reach no assertion"),
+    "a module that is missing": (
+        "import not_there.deep\nassert area(2, 3) == 6\n",
+        None,
+        "the tests import not_there, which is not installed where programs run: pip install not_there",
+    ),
+    "a module that is missing inside": (
+        "def test_area():\n    from not_there import x\n    assert area(2, 3) == 6\n",
+        None,
+        "pip install not_there",
+    ),
+}
+
+
+def test_tests_that_cannot_decide_decide_nothing(local: LocalExecutor) -> None:
+    right, wrong = Program("def area(w, h): return w * h\n"), Program("def area(w, h): return 7\n")
+    for program in (right, wrong):
+        asks = [(program, TestChecks(tests, entry)) for tests, entry, _ in UNDECIDED.values()]
+        for (name, (*_, why)), grade in zip(UNDECIDED.items(), grade_many(local, asks, POLICY), strict=True):
+            assert grade.passed is None and why in grade.reason, (name, grade.reason)
+    # What the program lacks is its own fault.
+    (grade,) = grade_many(local, [(Program("import not_there\ndef area(w, h): return w * h\n"), AREA["check"])])
+    assert grade.passed is False
+
+
+def test_tests_that_cannot_decide_are_refused_where_that_can_be_seen() -> None:
+    for name, (tests, entry, why) in UNDECIDED.items():
+        if name in ("never reached", "a module that is missing", "a module that is missing inside"):
+            require_assertions(tests, entry)
+            continue
+        with pytest.raises(ValueError, match=re.escape(why)):
+            require_assertions(tests, entry)
+    for _, tests, entry in HONEST_TESTS.values():
+        require_assertions(tests, entry)
+
+
+def test_limits_are_of_each_call(local: LocalExecutor) -> None:
+    slow = "import time\ndef f(x):\n    end = time.process_time() + 0.2\n    while time.process_time() < end: pass\n"
+    cases = [CallCase((n,), n) for n in range(8)]
+    policy = Policy(limits=Limits(cpu=1, wall=10, output=100_000))
+    asks = [
+        (Program(f"{slow}    return x\n"), cases),
+        (Program(f"{slow}    return x + (x == 6)\n"), cases),
+        (Program(f"{slow}    while x == 5: pass\n    return x\n"), cases),
+        (Program("def f(x):\n    print('x' * 30_000)\n    return x\n"), cases),
+        (Program("def f(x):\n    while x == 5: print('x' * 30_000)\n    return x\n"), cases),
+    ]
+    grades = grade_many(local, [(program, CallChecks("f", cases)) for program, cases in asks], policy)
+    said = [grade.reason.partition(" (")[0] for grade in grades]
+    assert said == [
+        "passed 8 calls",
+        "call 7: returned another value than expected",
+        "call 6: no answer; cpu",
+        "passed 8 calls",
+        "call 6: no answer; output_limit",
+    ]
+
+
+def test_who_fails_in_the_second_run_is_told_where(local: LocalExecutor) -> None:
+    late = "import time\ndef f(x): return x + (x == 2 and time.time() > 1.8e9)\n"
+    calls = CallChecks("f", [CallCase((n,), n) for n in range(4)])
+    printed = StdioChecks([StdioCase(b"%d" % n, b"%d" % n) for n in range(4)])
+    asks = [(Program(late), calls), (Program(f"{late}print(f(int(input())))\n"), printed)]
+    grades = grade_many(local, asks)
+    for grade, what in zip(grades, ("call 3: returned another value", "case 3: another output"), strict=True):
+        assert (grade.passed, grade.flaky, grade.share) == (False, True, 0.5)
+        assert grade.reason.startswith(f"flaky: passed, and failed under another hash seed and clock: {what}")
+
+
+def test_a_second_run_whose_time_is_up_is_tried_once_more(local: LocalExecutor) -> None:
+    class Loaded:
+        """Lets time be up in each first run under the other clock, as a loaded machine would."""
+
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        async def run(self, job: Job) -> list[Outcome]:
+            outcomes = await local.run(job)
+            if job.hash_seed and job.key not in self.seen:
+                self.seen.append(job.key)
+                return [replace(outcome, status="wall", exit_code=None, stdout=b"") for outcome in outcomes]
+            return outcomes
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(local, name)
+
+    area = "def area(w, h): return w * h\n"
+    stdio = (Program(area + "print(area(2, int(input())))\n"), StdioChecks([StdioCase(b"3", b"6")]))
+    asks = [(Program(area), AREA["check"]), (Program(area), AREA["calls"]), stdio]
+    loaded = Loaded()
+    assert [grade.reason for grade in grade_many(loaded, asks) if grade.passed is not True] == []
+    assert len(loaded.seen) == 3
+
+
 def test_files_beside_a_program_can_be_imported_and_read(local: LocalExecutor) -> None:
     files = {"helper.py": b"def twice(x): return 2 * x\n", "data/in.txt": b"21"}
     source = "import helper\ndef area(w, h): return w * h\nprint(helper.twice(int(open('data/in.txt').read())))\n"
@@ -223,6 +363,43 @@ def _has_complex_nan(value: Any) -> bool:
 def test_values_are_the_same_only_if_python_says_so(one: Any, other: Any) -> None:
     if same_data(one, plain.loads(plain.dumps(other)), STRICT):
         assert repr(one) == repr(other) or one == other or math.isnan(abs(complex(one)))
+
+
+SAME = {
+    "a Fraction": ("from fractions import Fraction\ndef f(): return Fraction(1, 2)", 0.5, True),
+    "a Decimal": ("from decimal import Decimal\ndef f(): return [Decimal('3')]", [3], True),
+    "a Decimal that is none": ("from decimal import Decimal\ndef f(): return Decimal('0.1')", 0.1, False),
+    "a Decimal that cannot be compared": ("from decimal import Decimal\ndef f(): return Decimal('sNaN')", 0.1, False),
+    "a dict's keys": ("def f(): return {1: 2}.keys()", {1}, True),
+    "a dict's items": ("def f(): return {1: 2}.items()", {(1, 2)}, True),
+    "a dict's values": ("def f(): return {1: 2}.values()", [2], False),
+    "a range": ("def f(): return range(3)", [0, 1, 2], False),
+    "a range without end": ("def f(): return range(10**30)", [0, 1, 2], False),
+    "a class called Decimal": (
+        "class Decimal:\n    def __str__(self): return '3'\nDecimal.__module__ = 'decimal'\ndef f(): return Decimal()",
+        4,
+        False,
+    ),
+}
+
+
+def test_what_equals_plain_data_is_as_right_as_an_assertion_has_it(local: LocalExecutor) -> None:
+    asks = [(Program(source), CallChecks("f", [CallCase((), value)])) for source, value, _ in SAME.values()]
+    grades = dict(zip(SAME, grade_many(local, asks, Policy(sequences="strict")), strict=True))
+    assert {name: grade.passed for name, grade in grades.items()} == {name: same for name, (*_, same) in SAME.items()}
+    for source, value, same in list(SAME.values())[:-1]:  # Python's own word for it
+        names: dict[str, Any] = {}
+        exec(source, names)
+        try:
+            assert (names["f"]() == value) == same, source
+        except ArithmeticError:
+            assert not same
+
+
+@pytest.mark.parametrize("tag", ['{"decimal":"x"}', '{"fraction":"1/0"}', '{"fraction":"1e9"}', '{"range":[0,1,0]}'])
+def test_numbers_that_are_none_are_refused(tag: str) -> None:
+    with pytest.raises(plain.NotPlain):
+        plain.loads(tag)
 
 
 @given(st.text(max_size=300) | st.binary(max_size=300))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from flywheel.sandbox.job import Limits, Outcome
+from flywheel.sandbox.job import Job, Limits, Outcome
 from flywheel.types import Verdict
 
 
@@ -82,29 +82,62 @@ class TestRun:
     stdin: bytes = b""
 
 
+Which = Literal["most", "one", "all"]
+"""Which expectations are altered:
+
+- "most": what a program that passed is run with. In Python all of them, and the tests go on after each; elsewhere the
+  last one that a right program is sure to fail, so that whoever forges from some call on has begun by then;
+- "one": one that a right program is sure to fail, by a draw that the nonce decides;
+- "all": every one, and the first that fails ends the run.
+"""
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """A test file with altered expectations, made ready to run.
+
+    Attributes:
+        run: what runs.
+        altered: how many expectations; with 0 nothing could be altered but the end, where an assertion fails.
+        sure: whether a right program is sure to fail. If not, alterations may be without effect, or undo each other.
+    """
+
+    run: TestRun
+    altered: int
+    sure: bool
+
+
 class TestIdiom(Protocol):
-    """How test files of one language run; ``testfile.py`` has a row per language."""
+    """How test files of one language run; ``testfile.py`` has a row per language.
+
+    Attributes:
+        reruns: the poisoned reruns of every program that passed.
+    """
+
+    @property
+    def reruns(self) -> tuple[Which, ...]: ...
 
     def assemble(self, program: Program, checks: TestChecks, nonce: str) -> TestRun:
         """Program and tests as one job, which prints the nonce as its last line if every test was run and passed.
 
         Raises:
-            DataError: tests that do not parse.
+            DataError: tests that do not parse, or that decide nothing.
         """
         ...
 
-    def poison(
-        self, program: Program, checks: TestChecks, nonce: str, *, all_of_them: bool = False
-    ) -> tuple[TestRun, int]:
-        """The same as one job, with expectations altered so that a right program fails, and how many were altered.
-
-        By default those from a random assertion on, which the nonce chooses. With 0, nothing could be altered but the
-        end: an assertion that always fails stands before the nonce.
-        """
+    def poison(self, program: Program, checks: TestChecks, nonce: str, which: Which = "most") -> Poisoned:
+        """The same with expectations altered, so that a right program does not print the nonce."""
         ...
 
     def is_suspect(self, program: Program, checks: TestChecks) -> bool:
         """Whether a program that passes may do so by chance and other means than its answers; it is run more often."""
+        ...
+
+    def lacking(self, checks: TestChecks, outcome: Outcome) -> Job | None:
+        """A job that prints the names of modules that the tests import and that are not there.
+
+        None where the run gave no cause to ask.
+        """
         ...
 
 

@@ -1,13 +1,16 @@
 """Whether an answer is what was expected: of plain data, and of what a program wrote.
 
 The declared policy (``checks.Policy``): a subclass of str, int, list … counts as its base type's contents; NaN equals
-NaN; a tuple is a list, and True is 1, unless the policy is strict; order counts in sequences and not in dicts and sets.
+NaN; a tuple or a range is a list, and True is 1, unless the policy is strict; a Fraction or a Decimal is the number
+that it equals, and a dict's keys are a set; order counts in sequences and not in dicts and sets.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from flywheel.sandbox.checks import Policy
@@ -15,10 +18,10 @@ from flywheel.sandbox.checks import Policy
 
 def same_data(expected: Any, answer: Any, policy: Policy) -> bool:
     """Whether two values of plain data are the same."""
-    if isinstance(expected, bool | int | float | complex) and isinstance(answer, bool | int | float | complex):
+    if isinstance(expected, _NUMBERS) and isinstance(answer, _NUMBERS):
         return _same_number(expected, answer, policy)
-    if isinstance(expected, list | tuple | range) and isinstance(answer, list | tuple):
-        if policy.sequences == "strict" and isinstance(expected, tuple) != isinstance(answer, tuple):
+    if isinstance(expected, _SEQUENCES) and isinstance(answer, _SEQUENCES):
+        if policy.sequences == "strict" and _kind(expected) is not _kind(answer):
             return False
         return len(expected) == len(answer) and all(
             same_data(e, a, policy) for e, a in zip(expected, answer, strict=True)
@@ -34,23 +37,31 @@ def same_data(expected: Any, answer: Any, policy: Policy) -> bool:
     return type(expected) is type(answer) and bool(expected == answer)
 
 
+_NUMBERS = (int, float, complex, Fraction, Decimal)
+_SEQUENCES = (list, tuple, range)
+
+
+def _kind(value: Any) -> type:
+    return next(kind for kind in _SEQUENCES if isinstance(value, kind))
+
+
 def _same_number(expected: Any, answer: Any, policy: Policy) -> bool:
     if policy.numbers == "strict" and type(expected) is not type(answer):
         return False
     if expected == answer:
         return True
-    if isinstance(expected, complex) or isinstance(answer, complex):
-        close = abs(expected - answer) <= policy.tolerance * max(1.0, abs(expected))
-        return policy.tolerance > 0 and close
-    if not (isinstance(expected, float) or isinstance(answer, float)):
+    if not isinstance(expected, float | complex) and not isinstance(answer, float | complex | Fraction | Decimal):
         return False
     try:
+        if isinstance(expected, complex) or isinstance(answer, complex):
+            close = abs(complex(expected) - complex(answer)) <= policy.tolerance * max(1.0, abs(expected))
+            return policy.tolerance > 0 and close
         wanted, given = float(expected), float(answer)
     except OverflowError:
         return False
     if math.isnan(wanted) or math.isnan(given):
         return math.isnan(wanted) and math.isnan(given)
-    return math.isclose(wanted, given, rel_tol=policy.tolerance, abs_tol=policy.tolerance)
+    return policy.tolerance > 0 and math.isclose(wanted, given, rel_tol=policy.tolerance, abs_tol=policy.tolerance)
 
 
 def same_output(expected: bytes, written: bytes, policy: Policy) -> bool:

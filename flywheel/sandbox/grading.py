@@ -5,10 +5,10 @@
   outside, so no ``__eq__``, frame walk or early exit can help.
 - ``TestChecks``: tests run in the same process as the program. That their end was reached is proven by a nonce on a
   private file descriptor, and a program that passed must *fail* when the expectations are altered (poisoned rerun);
-  several times, if it is one that might forge at random.
+  several times, if it is one that might forge at random, or meddle with its tests.
 
-A program that passed runs again under another hash seed and clock; one that then fails is flaky, and wrong. Where the
-sandbox failed the grade is undecided, never wrong.
+Limits are of each case, each call, or the test file. A program that passed runs again under another hash seed and
+clock; one that then fails is flaky, and wrong. Where the sandbox failed, or tests cannot decide, it is undecided.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from flywheel.errors import DataError
@@ -33,12 +34,14 @@ from flywheel.sandbox.checks import (
     TestChecks,
     TestIdiom,
     TestRun,
+    Which,
 )
 from flywheel.sandbox.compare import same_data, same_output
 from flywheel.sandbox.diagnosis import how
 from flywheel.sandbox.inside import plain
 from flywheel.sandbox.job import Executor, Job, Outcome
 from flywheel.sandbox.languages import entry_of, language
+from flywheel.sandbox.python_poison import UNMET
 from flywheel.sandbox.python_tests import PythonTests
 from flywheel.sandbox.testfile import IDIOMS
 
@@ -67,6 +70,9 @@ _MORE_POISONED = 3
 of p must have luck p²(1 - p)⁴ · p²(1 - p)³: at best once in 1,300 times, and not once in 4 as with one of each kind."""
 _WAVES = (1, 4, 16, 64)
 _AT_ONCE = 64
+_LIMITS = ("cpu", "wall", "output_limit")
+_MOST_RUNS = 10
+"""Runs for the calls of one program: all of them together may take ten times what one may."""
 _INSIDE = Path(__file__).parent / "inside"
 _CALL_DRIVER = (_INSIDE / "call_driver.py").read_bytes()
 _PLAIN = (_INSIDE / "plain.py").read_bytes()
@@ -103,6 +109,10 @@ def idiom(name: str) -> TestIdiom:
     return PythonTests() if row.name == "python" else IDIOMS[row.name]
 
 
+def _unchanged(job: Job) -> Job:
+    return job
+
+
 def _again(job: Job) -> Job:
     return replace(job, hash_seed=OTHER_SEED, clock=OTHER_CLOCK)
 
@@ -132,12 +142,14 @@ async def _grade_stdio(executor: Executor, program: Program, checks: StdioChecks
             done += 1
     assert last is not None
     if policy.flaky:
+        seen = 0
         for wave in _same_argv(checks.cases):
             again = _again(replace(job, argv=wave[0].argv, stdin=tuple(case.stdin for case in wave)))
-            for case, outcome in zip(wave, await executor.run(again), strict=True):
-                failed = _stdio_failure(case, outcome, policy, 0)
+            for case, outcome in zip(wave, await _rerun(executor, again), strict=True):
+                failed = _stdio_failure(case, outcome, policy, seen)
                 if failed is not None:
-                    return failed if failed.passed is None else _flaky("stdio", outcome)
+                    return _flaky(replace(failed, share=seen / len(checks.cases)))
+                seen += 1
     return Grade(True, f"passed {done} cases", "stdio", (last,), 1.0)
 
 
@@ -192,34 +204,47 @@ async def _grade_calls(executor: Executor, program: Program, checks: CallChecks,
         "_call.py": _CALL_DRIVER,
         "_plain.py": _PLAIN,
     }
-    stdin = "\n".join([checks.function, *calls]).encode()
-    job = Job("python", files, "_call.py", stdin=(stdin,), limits=policy.limits, clock=CLOCK)
-    (outcome,) = await executor.run(job)
-    found = _judge_calls(checks.cases, outcome, policy)
+    job = Job("python", files, "_call.py", limits=policy.limits, clock=CLOCK)
+    found = await _run_calls(executor.run, job, checks, calls, policy)
     if found.passed is not True or not policy.flaky:
         return found
-    (outcome,) = await executor.run(_again(job))
-    again = _judge_calls(checks.cases, outcome, policy)
-    if again.passed is None:
-        return again
-    return found if again.passed else _flaky("call", outcome)
+    again = await _run_calls(partial(_rerun, executor), _again(job), checks, calls, policy)
+    return found if again.passed else _flaky(again)
 
 
-def _judge_calls(cases: Sequence[CallCase], outcome: Outcome, policy: Policy) -> Grade:
-    """Compare each answer; the first that is missing or wrong decides."""
+async def _run_calls(
+    run: Callable[[Job], Awaitable[list[Outcome]]], job: Job, checks: CallChecks, calls: Sequence[str], policy: Policy
+) -> Grade:
+    """Limits are of each call: what is left when a run met one runs anew, unless that call had the run to itself."""
+    right = 0
+    for _ in range(_MOST_RUNS):
+        stdin = "\n".join([checks.function, *calls[right:]]).encode()
+        (outcome,) = await run(replace(job, stdin=(stdin,)))
+        before = right
+        found, right = _judge_calls(checks.cases, before, outcome, policy)
+        cut_short = outcome.status in _LIMITS and right - before == outcome.stdout.count(b"\n") > 0
+        if not cut_short or len(calls) == right == before + 1:
+            break
+        right = min(right, len(calls) - 1)  # all answered, and over the limit of one: the last is to end by itself
+    return found
+
+
+def _judge_calls(cases: Sequence[CallCase], done: int, outcome: Outcome, policy: Policy) -> tuple[Grade, int]:
+    """Compare each answer after the first ``done``; the first that is missing or wrong decides.
+
+    And how many of all were right.
+    """
     if outcome.status == "infra_error":
-        return _undecided("call", outcome, f"the sandbox failed: {outcome.detail}")
-    lines = outcome.stdout.split(b"\n")
-    for number, case in enumerate(cases):
-        share = number / len(cases)
-        if number + 1 >= len(lines):  # the last line ends with a line break, too
-            return Grade(False, f"call {number + 1}: no answer; {how(outcome)}", "call", (outcome,), share)
-        why = _answer_fault(case, lines[number], policy)
+        return _undecided("call", outcome, f"the sandbox failed: {outcome.detail}"), done
+    *answers, _ = outcome.stdout.split(b"\n")  # the last line ends with a line break, too
+    for number, case in enumerate(cases[done:], start=done):
+        missing = number - done >= len(answers)
+        why = f"no answer; {how(outcome)}" if missing else _answer_fault(case, answers[number - done], policy)
         if why is not None:
-            return Grade(False, f"call {number + 1}: {why}", "call", (outcome,), share)
+            return Grade(False, f"call {number + 1}: {why}", "call", (outcome,), number / len(cases)), number
     if not outcome.ok:
-        return Grade(False, f"after all calls: {how(outcome)}", "call", (outcome,), 1.0)
-    return Grade(True, f"passed {len(cases)} calls", "call", (outcome,), 1.0)
+        return Grade(False, f"after all calls: {how(outcome)}", "call", (outcome,), 1.0), len(cases)
+    return Grade(True, f"passed {len(cases)} calls", "call", (outcome,), 1.0), len(cases)
 
 
 def _answer_fault(case: CallCase, line: bytes, policy: Policy) -> str | None:
@@ -242,64 +267,96 @@ def _answer_fault(case: CallCase, line: bytes, policy: Policy) -> str | None:
 
 async def _grade_tests(executor: Executor, program: Program, checks: TestChecks, policy: Policy) -> Grade:
     tests = idiom(program.language)
-    nonce, other = secrets.token_hex(16), secrets.token_hex(16)
+    nonce = secrets.token_hex(16)
     try:
         run = tests.assemble(program, checks, nonce)
     except DataError as error:
-        return _undecided("tests", None, error.message)
+        return _undecided("tests", None, f"{error.message}; {error.hint}" if error.hint else error.message)
     job = _test_job(program, run, policy)
     outcome, reached = await _run_tests(executor, job, nonce)
     if outcome.status == "infra_error":
         return _undecided("tests", outcome, f"the sandbox failed: {outcome.detail}")
     if not reached:
-        return Grade(False, _test_failure(outcome), "tests", (outcome,))
+        lacking = await _lacking(executor, tests.lacking(checks, outcome))
+        return lacking or Grade(False, _test_failure(outcome), "tests", (outcome,))
     altered: int | None = None
     if policy.poison:
-        run, altered = tests.poison(program, checks, other)
-        poisoned = _test_job(program, run, policy)
-        if (found := await _poisoned_rerun(executor, poisoned, other, outcome)) is not None:
-            sure = not found.forged or tests.is_suspect(program, checks)
-            if not sure and not await _passes_all_altered(executor, program, checks, policy):
-                found = _undecided("tests", outcome, "passed with some expectations altered, and failed with all")
-            return replace(found, poisoned=altered)
+        for which in tests.reruns:
+            found, number = await _poisoned_rerun(executor, program, checks, policy, outcome, which)
+            altered = number if altered is None else altered
+            if found is not None:
+                return replace(found, poisoned=altered)
     if policy.flaky and (found := await _true_rerun(executor, _again(job), nonce)) is not None:
         return replace(found, poisoned=altered)
     if policy.poison and tests.is_suspect(program, checks):
-        for true, false in ((job, poisoned), (_again(job), _again(poisoned)))[: 1 + policy.flaky]:
-            reruns = [_poisoned_rerun(executor, false, other, outcome) for _ in range(_MORE_POISONED)]
-            found = next(filter(None, await asyncio.gather(_true_rerun(executor, true, nonce), *reruns)), None)
-            if found is not None:
-                return replace(found, poisoned=altered)
+        for change in (_unchanged, _again)[: 1 + policy.flaky]:
+            reruns = [
+                _poisoned_rerun(executor, program, checks, policy, outcome, "one", change)
+                for _ in range(_MORE_POISONED)
+            ]
+            true = _true_rerun(executor, change(job), nonce)
+            again, false = await asyncio.gather(true, asyncio.gather(*reruns))
+            for found in (again, *(found for found, _ in false)):
+                if found is not None:
+                    return replace(found, poisoned=altered)
     return Grade(True, "passed the tests", "tests", (outcome,), 1.0, poisoned=altered)
 
 
-async def _poisoned_rerun(executor: Executor, job: Job, nonce: str, true_run: Outcome) -> Grade | None:
-    """What is wrong with a program if its tests' expectations are altered; None if they fail, as they should."""
-    outcome, passed = await _run_tests(executor, job, nonce)
-    if outcome.status == "infra_error":
-        return _undecided("tests", outcome, f"the sandbox failed: {outcome.detail}")
-    if outcome.status == "compile_error":  # that proves nothing: the run itself compiled
-        return _undecided("tests", outcome, "the tests do not compile with altered expectations")
-    if passed:
-        why = "passed although the expectations had been altered"
-        return Grade(False, why, "tests", (true_run, outcome), forged=True)
-    return None
+async def _lacking(executor: Executor, job: Job | None) -> Grade | None:
+    """Undecided, if what the tests import is missing whatever the program does."""
+    if job is None:
+        return None
+    (outcome,) = await executor.run(job)
+    names = outcome.stdout.decode(errors="replace").split()
+    if not outcome.ok or not names:
+        return None
+    what = " ".join(dict.fromkeys(names))
+    why = f"the tests import {what}, which is not installed where programs run: pip install {what}"
+    return _undecided("tests", outcome, why)
 
 
-async def _passes_all_altered(executor: Executor, program: Program, checks: TestChecks, policy: Policy) -> bool:
-    """Whether a program that passed with some expectations altered does so with all: some may undo each other."""
+async def _poisoned_rerun(
+    executor: Executor,
+    program: Program,
+    checks: TestChecks,
+    policy: Policy,
+    true_run: Outcome,
+    which: Which = "most",
+    change: Callable[[Job], Job] = _unchanged,
+) -> tuple[Grade | None, int]:
+    """What is wrong with a program if its tests' expectations are altered; None if they fail, as they should.
+
+    And how many were altered.
+    """
     nonce = secrets.token_hex(16)
-    run, _ = idiom(program.language).poison(program, checks, nonce, all_of_them=True)
-    _, passed = await _run_tests(executor, _test_job(program, run, policy), nonce)
-    return passed
+    try:
+        poisoned = idiom(program.language).poison(program, checks, nonce, which)
+    except RecursionError:
+        return _undecided("tests", true_run, "the tests are nested too deep to be altered"), 0
+    outcome, passed = await _run_tests(executor, change(_test_job(program, poisoned.run, policy)), nonce)
+    found = None
+    if outcome.status == "infra_error":
+        found = _undecided("tests", outcome, f"the sandbox failed: {outcome.detail}")
+    elif outcome.status == "compile_error":  # that proves nothing: the run itself compiled
+        found = _undecided("tests", outcome, "the tests do not compile with altered expectations")
+    elif outcome.exit_code == UNMET:
+        found = _undecided("tests", outcome, "the tests reach no assertion about the program")
+    elif passed:
+        why = "passed although the expectations had been altered"
+        found = Grade(False, why, "tests", (true_run, outcome), forged=True)
+        if not poisoned.sure and which != "all":  # alterations may be without effect, or undo each other
+            found, _ = await _poisoned_rerun(executor, program, checks, policy, true_run, "all", change)
+            if found is None:
+                found = _undecided("tests", true_run, "passed with some expectations altered, and failed with all")
+    return found, poisoned.altered
 
 
 async def _true_rerun(executor: Executor, job: Job, nonce: str) -> Grade | None:
     """What is wrong with a program that passed if it runs once more; None if it passes again."""
-    outcome, passed = await _run_tests(executor, job, nonce)
+    outcome, passed = _nonce_found((await _rerun(executor, job))[0], nonce)
     if outcome.status == "infra_error":
         return _undecided("tests", outcome, f"the sandbox failed: {outcome.detail}")
-    return None if passed else _flaky("tests", outcome)
+    return None if passed else _flaky(Grade(False, _test_failure(outcome), "tests", (outcome,)))
 
 
 def _test_job(program: Program, run: TestRun, policy: Policy) -> Job:
@@ -310,6 +367,10 @@ def _test_job(program: Program, run: TestRun, policy: Policy) -> Job:
 async def _run_tests(executor: Executor, job: Job, nonce: str) -> tuple[Outcome, bool]:
     """How the tests ended, without the nonce, and whether the nonce proves that their end was reached."""
     (outcome,) = await executor.run(job)
+    return _nonce_found(outcome, nonce)
+
+
+def _nonce_found(outcome: Outcome, nonce: str) -> tuple[Outcome, bool]:
     before, found, after = outcome.stdout.rpartition(nonce.encode())
     if not found or after.strip():
         return outcome, False
@@ -322,6 +383,17 @@ def _test_failure(outcome: Outcome) -> str:
     return how(outcome)
 
 
-def _flaky(level: str, outcome: Outcome) -> Grade:
-    why = "flaky: passed, and failed under another hash seed and clock"
-    return Grade(False, why, level, (outcome,), flaky=True)  # type: ignore[arg-type]
+async def _rerun(executor: Executor, job: Job) -> list[Outcome]:
+    """Run what passed before once more; if time is up, that may be the machine's load, and it is tried once again."""
+    outcomes = await executor.run(job)
+    if any(outcome.status == "wall" for outcome in outcomes):
+        outcomes = await executor.run(job)
+    return outcomes
+
+
+def _flaky(failed: Grade) -> Grade:
+    """The grade of a program that passed, for a rerun that failed; undecided where that was."""
+    if failed.passed is None:
+        return failed
+    why = f"flaky: passed, and failed under another hash seed and clock: {failed.reason}"
+    return replace(failed, reason=why, flaky=True)

@@ -10,6 +10,11 @@ are found by tree-sitter, in every language in the same way:
 - what the program's result was stored in (``got = f(2)``) counts as the program;
 - an assertion without a comparison, ``assert(is_prime(7))``: it is negated.
 
+An alteration is *sure* if a right program must fail it: a plain literal becomes another, the comparison is all that is
+asserted, and it stands where every run of the tests comes by. The last of those is altered, and nothing before it: a
+program that is right for the first assertions, and forges from some call on, forges by then, and has seen nothing yet
+that tells this run from the true one. In a second run it is one by a draw, for who forges in between.
+
 Only tests are read here, and whole: the program under test has no part in what is altered but for the names it defines.
 """
 
@@ -18,9 +23,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from flywheel.sandbox.checks import Which
 from flywheel.sandbox.languages import language
 from flywheel.sandbox.syntax import Edit, edited, opening_of, parse, text_of, walk
 
@@ -38,6 +44,17 @@ _BASES: dict[str, tuple[int, Callable[[int], str]]] = {"0x": (16, hex), "0b": (2
 _EDGES = {2**n - 1 for n in (7, 8, 15, 16, 31, 32, 63, 64)}
 _BLOCK = re.compile(r"block|body|compound_statement|^program|source_file")
 _CONDITION = re.compile(r"^if|^unless|conditional")
+_BRANCHES = re.compile(r"for|while|until|loop|repeat|switch|case|match|when|select_statement|try|catch|rescue|ternary")
+_FUNCTION = re.compile(r"func|method_decl|^method$|lambda|closure|arrow|subroutine|constructor")
+_FAILS = re.compile(r"(?i)throw|panic|exit|raise|die|abort|fail|fatal|error")
+_ASSERTING = re.compile(r"(?i)assert|expect|^is$|^is_deeply$|^ok$|\basList$")
+_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
+_PLAIN = re.compile(
+    r"(?:[\s.,:;()\[\]{}\-@]|=>|->|(?<=vec)!|(?<=[a-z])<|>(?=[({>])|(?<![\w.])\d{1,6}(?:\.\d{1,6})?[lLfFdDuU]*(?![\w.])"
+    r"|\b(?:true|false|null|nil|None|undef|True|False|NULL|long|int|double|float|char|string|std|vector|List|Arrays|asList"
+    r"|of|new|vec|Some|Ok|String|from|to_string|to_owned|array|Integer|Long|int32|int64|float64)\b)*"
+)
+"""What remains of a literal without its strings: numbers that every type holds exactly, and types. No operator."""
 _BINDS = re.compile(r"assign|declarat|let_")
 _TYPE = re.compile(r"^(array_type|template_argument_list|type_arguments|type_descriptor)$")
 _WORD = re.compile(r"(?<!\w)[A-Za-z_]\w*[!?]?")
@@ -54,7 +71,7 @@ _DYNAMIC = {"python", "javascript", "php", "ruby", "lua", "perl", "sql"}
 _NEGATION = {"python": "not ({})", "lua": "not ({})", "sql": "NOT ({})", "bash": ""}
 
 
-def alterations(name: str, tests: str, under_test: Iterable[str] = ()) -> list[Edit]:
+def alterations(name: str, tests: str, under_test: Iterable[str] = ()) -> list[Alteration]:
     """One alteration per assertion that can be altered, in the order of the text.
 
     Args:
@@ -62,27 +79,41 @@ def alterations(name: str, tests: str, under_test: Iterable[str] = ()) -> list[E
         tests: source of the tests alone.
         under_test: names of the functions and classes that are tested; "candidate" always counts.
     """
-    opening = opening_of(name, tests)
-    code = opening + tests.encode(errors="replace")
-    found = _Reader(language(name).name, code, parse(name, code).root_node, {*under_test, "candidate"}).read()
-    return [Edit(edit.start - len(opening), edit.end - len(opening), edit.text) for edit in found]
+    tongue, given, opening = language(name).name, tests.encode(errors="replace"), opening_of(name, tests)
+    starts = rb"(?:\A|;)" if b";" in given else rb"(?m:^)"
+    bare = [m.end() for m in re.finditer(starts + _BARE_SQL, given, re.IGNORECASE)] if tongue == "sql" else []
+    code = opening + edited(given.decode(), [Edit(at, at, _SELECT) for at in bare]).encode()
+    found = _Reader(tongue, code, parse(name, code).root_node, {*under_test, "candidate"}).read()
+
+    def back(at: int) -> int:
+        """Where it is in the tests."""
+        at -= len(opening)
+        for insertion in bare:
+            at -= len(_SELECT) * (at > insertion)
+        return at
+
+    return [replace(edit, start=back(edit.start), end=back(edit.end)) for edit in found]
 
 
-def poisoned(name: str, tests: str, under_test: Iterable[str], key: str | None) -> tuple[str, int]:
-    """The tests with expectations altered from a random assertion on, and how many; (tests, 0) if none can be.
+_SELECT = b"SELECT "
+_BARE_SQL = rb"\s*(?=[^\s;/-])(?!(?:SELECT|WITH|VALUES)\b)"
+"""Before an expression that stands where only a statement would parse."""
 
-    The assertions before it stay true, so a program that is honest for the first and then skips or fakes the rest is
-    caught as well as one that fakes all. At least the last two are altered, since an alteration may happen to be
-    without effect.
+
+def poisoned(name: str, tests: str, under_test: Iterable[str], which: Which, nonce: str) -> tuple[str, int, bool]:
+    """Tests with some expectations altered, how many, and whether a right program is sure to fail; 0 if none can be.
 
     Args:
-        key: seeds which assertion is the first; the program under test must not know it. None: all are altered.
+        which: see there. Where no alteration is sure, all from a random assertion on are altered, and at least two.
+        nonce: decides what is random; the program under test must not know it.
     """
     found = alterations(name, tests, under_test)
-    if not found:
-        return tests, 0
-    first = random.Random(key).randrange(max(1, len(found) - 1)) if key is not None else 0
-    return edited(tests, found[first:]), len(found) - first
+    sure = [number for number, change in enumerate(found) if change.sure]
+    if which != "all" and sure:
+        chosen = random.Random(nonce).choice(sure) if which == "one" else sure[-1]
+        return edited(tests, [found[chosen]]), 1, True
+    first = random.Random(nonce).randrange(max(1, len(found) - 1)) if which != "all" else 0
+    return edited(tests, found[first:]), len(found) - first, not found
 
 
 def defined(name: str, program: str, tests: str) -> set[str]:
@@ -115,6 +146,17 @@ _HAS_LOCALS = re.compile(r"func|method|arrow|lambda|closure|subroutine|construct
 
 
 @dataclass(frozen=True, slots=True)
+class Alteration(Edit):
+    """An altered expectation.
+
+    Attributes:
+        sure: whether a program that is right must fail it.
+    """
+
+    sure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Reader:
     """Finds the assertions of one test file."""
 
@@ -123,18 +165,18 @@ class _Reader:
     root: Node
     under_test: set[str]
 
-    def read(self) -> list[Edit]:
+    def read(self) -> list[Alteration]:
         for node in walk(self.root):
             self.follow(node)
-        found: list[Edit] = []
-        truths: list[Edit] = []
+        found: list[Alteration] = []
+        truths: list[Alteration] = []
         altered: set[int] = set()
         for node in walk(self.root):
             if self.within(node, altered):  # a second alteration would undo the first: `equal(true, same(f(2), 5))`
                 continue
             change = self.comparison(node) or self.call(node) or self.keyed(node)
             if change is not None:
-                found.append(change)
+                found.append(replace(change, sure=change.sure and self.is_asserted(node) and self.is_reached(node)))
                 altered.add(node.id)
             else:
                 truths += self.truth(node)
@@ -161,7 +203,7 @@ class _Reader:
         names = _WORD.findall(left.split(":")[0])
         self.under_test.update(names if "," in left else names[-1:])
 
-    def comparison(self, node: Node) -> Edit | None:
+    def comparison(self, node: Node) -> Alteration | None:
         """``left == right``; an inequality counts where it is a condition that leads to a failure."""
         if node.child_count != 3 or not re.search(r"binary|comparison|equality", node.type):
             return None
@@ -172,9 +214,12 @@ class _Reader:
         if not condition and negated != (operator in _UNEQUAL):
             return None
         left, right = node.children[0], node.children[2]
-        return self.expected_of((left.start_byte, left.end_byte), (right.start_byte, right.end_byte))
+        change = self.expected_of((left.start_byte, left.end_byte), (right.start_byte, right.end_byte))
+        if change is not None and self.name == "php" and operator in ("==", "!="):  # there `true` equals 5, and 6
+            return replace(change, sure=False)
+        return change
 
-    def call(self, node: Node) -> Edit | None:
+    def call(self, node: Node) -> Alteration | None:
         """``assert_equal(expected, actual)``, ``actual.equals(expected)``, ``expect(actual).toEqual(expected)``."""
         if not re.search(r"call|invocation", node.type):
             return None
@@ -197,16 +242,17 @@ class _Reader:
             return self.literal_in(*second)
         return self.literal_in(*first) if mention == (False, True) else None
 
-    def keyed(self, node: Node) -> Edit | None:
+    def keyed(self, node: Node) -> Alteration | None:
         """``expected: 5`` in a table of cases, or ``expected = 5``."""
         if node.named_child_count < 2 or not re.search(r"pair|keyed|element_init|field|assignment|declarat", node.type):
             return None
         key, value = node.named_children[0], node.named_children[-1]
         if not _EXPECTED.match(text_of(self.code, key)) or self.mentions(value.start_byte, value.end_byte):
             return None
-        return self.literal_in(value.start_byte, value.end_byte)
+        change = self.literal_in(value.start_byte, value.end_byte)
+        return change and replace(change, sure=False)  # whether anybody looks at it is not to be seen
 
-    def truth(self, node: Node) -> list[Edit]:
+    def truth(self, node: Node) -> list[Alteration]:
         """``assert(f(7))``: negated as a whole, where the language has a "not" that goes around anything."""
         around = _NEGATION.get(self.name, "!({})")
         if not around:
@@ -225,9 +271,9 @@ class _Reader:
         if not self.mentions(*span):
             return []
         text = self.code[slice(*span)].decode(errors="replace")
-        return [Edit(*span, around.format(text).encode())]
+        return [Alteration(*span, around.format(text).encode())]
 
-    def macro(self, arguments: Node) -> Edit | None:
+    def macro(self, arguments: Node) -> Alteration | None:
         """``assert!(left == right)`` in Rust, where a macro's arguments are bare tokens."""
         signs = [c for c in arguments.children if c.type == "=="]
         if arguments.type != "token_tree" or len(signs) != 1:
@@ -235,12 +281,12 @@ class _Reader:
         left, right = (arguments.start_byte + 1, signs[0].start_byte), (signs[0].end_byte, arguments.end_byte - 1)
         return self.expected_of(left, right)
 
-    def expected_of(self, left: tuple[int, int], right: tuple[int, int]) -> Edit | None:
+    def expected_of(self, left: tuple[int, int], right: tuple[int, int]) -> Alteration | None:
         here, there = self.mentions(*left), self.mentions(*right)
         return None if here == there else self.literal_in(*(right if here else left))
 
-    def literal_in(self, start: int, end: int) -> Edit | None:
-        """The first literal of a stretch that can be changed."""
+    def literal_in(self, start: int, end: int) -> Alteration | None:
+        """The first literal of a stretch that can be changed; sure if the stretch is nothing but literals."""
         top = self.root.descendant_for_byte_range(start, end)
         for node in walk(top if top is not None else self.root):
             inner = node.named_children[0] if node.named_child_count == 1 else None
@@ -249,8 +295,60 @@ class _Reader:
                 continue
             changed = _changed(self.name, node, text_of(self.code, node))
             if changed is not None:
-                return Edit(node.start_byte, node.end_byte, changed.encode())
+                plain = _PLAIN.fullmatch(_STRING.sub("", self.code[start:end].decode(errors="replace"))) is not None
+                return Alteration(node.start_byte, node.end_byte, changed.encode(), plain)
         return None
+
+    def is_asserted(self, node: Node) -> bool:
+        """Whether a comparison is all that is asserted: nothing but "and" and "not" between it and its assertion."""
+        at: Node | None = node
+        while at is not None and not _BLOCK.search(at.type):
+            if at.type == "assert_statement" or (self.name == "bash" and at.type == "test_command"):
+                return True
+            if self.name == "sql" and at.type in ("select_expression", "term"):
+                return True
+            if _CONDITION.search(at.type):
+                holds = at.child_by_field_name("condition")
+                inside = holds is not None and holds.start_byte <= node.start_byte and node.end_byte <= holds.end_byte
+                return inside and _FAILS.search(text_of(self.code, at)) is not None
+            if re.search(r"call|invocation", at.type):
+                name, arguments = self.parts(at)
+                before = self.code[at.start_byte : arguments.start_byte] if arguments is not None else b""
+                if _ASSERTS.match(name) or _ASSERTING.search(before.decode(errors="replace")):
+                    return True
+            elif at is not node and at.child_count == 3 and re.search(r"binary|boolean|logical|comparison", at.type):
+                if text_of(self.code, at.children[1]) not in ("&&", "and", "AND"):
+                    return False
+            elif _BRANCHES.search(at.type):
+                return False
+            at = at.parent
+        return False
+
+    def is_reached(self, node: Node) -> bool:
+        """Whether every run of the tests comes by a statement, as far as that can be seen."""
+        at = node
+        while at.parent is not None:
+            inside, at = at, at.parent
+            if _CONDITION.search(at.type) and inside != at.child_by_field_name("condition"):
+                return False
+            if _BRANCHES.search(at.type) or (self.name == "ruby" and at.type in ("block", "do_block")):
+                return False
+            if _FUNCTION.search(at.type) and "call" not in at.type and not self.is_called(at):
+                return False
+        return True
+
+    def is_called(self, function: Node) -> bool:
+        """Whether somebody calls a function of the tests: the tests themselves, or who runs them."""
+        named = function.child_by_field_name("name") or function.child_by_field_name("declarator")
+        if named is None and function.parent is not None:  # `const test = () => …`
+            named = function.parent.child_by_field_name("name")
+        found = _WORD.findall(text_of(self.code, named).split("(")[0]) if named is not None else []
+        if not found:
+            return False
+        name = found[-1]
+        before = self.code[: function.start_byte].decode(errors="replace").rstrip()
+        run = re.match(r"(?i)main$|test", name) or re.search(r"#\[test\]\s*(#\[[^\]]*\]\s*)*(pub)?$", before)
+        return run is not None or len(re.findall(rf"\b{re.escape(name)}\b", self.code.decode(errors="replace"))) > 1
 
     def surroundings(self, node: Node) -> tuple[bool, bool]:
         """Whether a node is part of an ``if``'s condition, and whether a "not" stands before it."""

@@ -1,9 +1,10 @@
 """Python programs that could meddle with their tests, told from those that can only answer.
 
 A program that forges passes now and then (says "equal", or finds the nonce, in some of its runs and not in others) may
-have luck with one poisoned rerun. Rather than run every program many times, those are let off that have no means to
-forge: plain functions over plain values, from modules that give nothing else. It is a list of what is allowed, so that
-what nobody thought of is suspect as well; a suspect loses nothing but time.
+have luck with one poisoned rerun, and one that looks around may know it for what it is. Rather than run every program
+many times, those are let off that have no means to forge: plain functions over plain values, from modules that give
+nothing else. It is a list of what is allowed, so that what nobody thought of is suspect as well; a suspect loses time,
+and nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from flywheel.sandbox.python_poison import HELPERS
+from flywheel.sandbox.python_poison import GOING_ON, HELPERS
 
 
 def _words(text: str) -> frozenset[str]:
@@ -62,9 +63,8 @@ def is_suspect(source: str, tests: str, entry_point: str | None) -> bool:
 @lru_cache(maxsize=4096)
 def _used(tests: str) -> frozenset[str]:
     """Every name in the tests, and in what helps them."""
-    found = {
-        getattr(node, field, None) for node in ast.walk(ast.parse(tests + HELPERS)) for field in ("id", "attr", "name")
-    }
+    nodes = ast.walk(ast.parse(tests + HELPERS + GOING_ON))
+    found = {getattr(node, field, None) for node in nodes for field in ("id", "attr", "name")}
     return frozenset(name for name in found if name)
 
 

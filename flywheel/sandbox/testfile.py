@@ -15,11 +15,13 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 from flywheel.errors import DataError
 from flywheel.sandbox.chance import may_toss_a_coin
-from flywheel.sandbox.checks import Program, TestChecks, TestRun
+from flywheel.sandbox.checks import Poisoned, Program, TestChecks, TestRun, Which
+from flywheel.sandbox.job import Job, Outcome
 from flywheel.sandbox.languages import language
 from flywheel.sandbox.poison import defined, poisoned
 from flywheel.sandbox.syntax import parse_errors
@@ -39,6 +41,7 @@ class Idiom:
     name: str
     join: Callable[[str, str, Ending], Sources]
     after_setup: Callable[[Sources], Sources] | None = None
+    reruns: tuple[Which, ...] = ("most", "one")
 
     def assemble(self, program: Program, checks: TestChecks, nonce: str) -> TestRun:
         """Program and tests as one job whose last line is the nonce if every test passed.
@@ -48,22 +51,23 @@ class Idiom:
         """
         return self._run(program, checks, checks.tests, Ending(nonce))
 
-    def poison(
-        self, program: Program, checks: TestChecks, nonce: str, *, all_of_them: bool = False
-    ) -> tuple[TestRun, int]:
-        """The same with altered expectations, and how many; with 0, with a failing assertion at the end."""
+    def poison(self, program: Program, checks: TestChecks, nonce: str, which: Which = "most") -> Poisoned:
         entry = checks.entry_point
         under_test = {entry} if entry else defined(self.name, program.source, checks.tests)
-        key = None if all_of_them else f"{nonce}\n{program.source}"
-        tests, altered = poisoned(self.name, checks.tests, under_test, key)
-        return self._run(program, checks, tests, Ending(nonce, fails=not altered)), altered
+        tests, altered, sure = poisoned(self.name, checks.tests, under_test, which, nonce)
+        return Poisoned(self._run(program, checks, tests, Ending(nonce, fails=not altered)), altered, sure)
 
     def is_suspect(self, program: Program, checks: TestChecks) -> bool:
         return may_toss_a_coin(self.name, program.source)
 
+    def lacking(self, checks: TestChecks, outcome: Outcome) -> Job | None:
+        return None  # what a compiler or another interpreter says of a module is too various
+
     def _run(self, program: Program, checks: TestChecks, tests: str, ending: Ending) -> TestRun:
         if not checks.tests.strip():
             raise DataError(f"a {self.name} problem has no tests", hint="give each problem assertions or a test file")
+        if not _can_fail(self.name, checks.tests):
+            raise DataError(f"the {self.name} {_NOTHING}", hint="give each problem assertions or a test file")
         source = f"{checks.setup}\n{program.source}" if checks.setup else program.source
         sources = self.join(source, tests, ending)
         if checks.setup and self.after_setup is not None:
@@ -72,13 +76,35 @@ class Idiom:
         return TestRun({**program.files, **files}, entry=sources.entry)
 
 
+_CAN_FAIL = re.compile(
+    r"(?i)assert|expect|throw|die|exit|raise|panic|fail|fatal|error|abort|check|test|verif|equal|same|compare|unwrap"
+    r"|require|\b(is|isnt|ok|must|should)\b"
+)
+"""What tests that can fail have in some place. In Bash and SQL everything is a test."""
+_NOTHING = "tests assert nothing, so every program would pass"
+
+
+def _can_fail(tongue: str, tests: str) -> bool:
+    return tongue in ("bash", "sql") or _CAN_FAIL.search(tests) is not None
+
+
 def tests_at_fault(name: str, program: str, tests: str) -> str | None:
-    """Why tests cannot be right: they do not parse, neither alone nor after a program that does. None if they may be.
+    """Why tests cannot be right: they assert nothing, or parse neither alone nor after a program that does; else None.
+
+    Only a language's own compiler or interpreter knows what of Bash is right, or what a macro makes of C: such tests
+    are not refused before they run.
 
     Args:
         program: one that is known to be right.
     """
-    join = IDIOMS[language(name).name].join
+    tongue = language(name).name
+    if not _can_fail(tongue, tests):
+        return f"the {tongue} {_NOTHING}"
+    if tongue == "sql":
+        return next(filter(None, map(_sql_fault, _statements(tests))), None)
+    if tongue == "bash" or (tongue in ("c", "cpp") and "#define" in program + tests):
+        return None
+    join = IDIOMS[tongue].join
 
     def broken(source: str) -> list[str]:
         try:
@@ -211,6 +237,20 @@ def _statements(tests: str) -> list[str]:
             found.append(part.strip().rstrip(";"))
             part = ""
     return [test for test in [*found, part.strip()] if test.strip()]
+
+
+def _sql_fault(test: str) -> str | None:
+    """What sqlite's own parser says of a test. There are no tables here, so any other complaint says nothing."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        try:
+            database.execute(f"EXPLAIN SELECT ({test}\n) IS TRUE")
+        except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+            if _SYNTAX.search(str(error)):
+                return f"{test[:60]!r}: {error}"
+    return None
+
+
+_SYNTAX = re.compile("syntax error|incomplete input|unrecognized token|one statement at a time")
 
 
 def _single(name: str, *parts: str) -> Sources:

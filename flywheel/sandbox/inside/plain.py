@@ -45,7 +45,7 @@ def loads(text: str | bytes) -> Any:
     """
     try:
         return _decode(json.loads(text), 0)
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError, MemoryError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, ArithmeticError, MemoryError) as error:
         raise NotPlain(f"not plain data: {error}") from error
 
 
@@ -65,6 +65,12 @@ def _encode(value: Any, depth: int, left: list[int]) -> Any:
     for base, encode in _SCALARS.items():
         if base in mro:
             return encode(value)
+    for base in mro:
+        # Only who has imported them can return them; their modules are not imported here.
+        if (base.__dict__.get("__module__"), base.__name__) in _EXACT:
+            return {base.__name__.lower(): str.__str__(base.__dict__["__str__"](value))}
+    if range in mro:
+        return {"range": [_int(number) for number in (value.start, value.stop, value.step)]}
     for base, (tag, items) in _CONTAINERS.items():
         if base in mro:
             inner = [_encode(item, depth + 1, left) for item in items(value)]
@@ -91,8 +97,10 @@ _CONTAINERS: dict[type, tuple[str, Any]] = {
     dict: ("dict", dict.items),
     set: ("set", set.__iter__),
     frozenset: ("set", frozenset.__iter__),
-    range: ("list", range.__iter__),
+    type({}.keys()): ("set", type({}.keys()).__iter__),
+    type({}.items()): ("set", type({}.items()).__iter__),
 }
+_EXACT = {("decimal", "Decimal"), ("fractions", "Fraction")}
 
 
 def _decode(node: Any, depth: int) -> Any:
@@ -108,6 +116,21 @@ def _decode(node: Any, depth: int) -> Any:
     if tag in ("list", "tuple", "set", "dict"):
         inner = [_decode(item, depth + 1) for item in content]
         return {"list": list, "tuple": tuple, "set": frozenset, "dict": dict}[tag](inner)
+    if tag == "range":
+        numbers = range(*(_decode(number, depth + 1) for number in content))
+        len(numbers)  # raises where it is too long to be compared
+        return numbers
+    if tag == "decimal":
+        from decimal import Decimal
+
+        number = Decimal(content)
+        if number.is_snan():
+            raise ValueError("a number that cannot be compared")
+        return number
+    if tag == "fraction":
+        from fractions import Fraction
+
+        return Fraction(*map(int, str.split(content, "/")))  # an exponent would let it be endless
     simple: dict[str, Any] = {"int": lambda c: int(c, 16), "float": float, "bytes": bytes.fromhex, "other": Other}
     if tag == "complex":
         return complex(float(content[0]), float(content[1]))

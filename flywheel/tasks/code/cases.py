@@ -85,8 +85,8 @@ def input_output(table: Mapping[str, Any], function: Any = None, starter: str = 
     if not inputs or len(inputs) != len(outputs):
         raise ValueError(f"there are {len(inputs)} inputs and {len(outputs)} outputs")
     if function:
-        # APPS wraps each value in a list of one.
-        wrapped = all(isinstance(value, list) and len(value) == 1 for value in outputs)
+        # APPS, whose table names the function, wraps each value in a list of one.
+        wrapped = "fn_name" in table and all(isinstance(value, list) and len(value) == 1 for value in outputs)
         return _call(str(function), starter, inputs, [value[0] for value in outputs] if wrapped else outputs)
     cases = [Case(_stream(a, n, "input"), _stream(b, n, "output")) for n, (a, b) in enumerate(zip(inputs, outputs), 1)]  # noqa: B905
     return Spec("stdio", cases=cases)
