@@ -48,12 +48,10 @@ class Task(Protocol):
     - ``wrong_answers(problem) -> list[str]``: completions that the verifier must reject;
     - ``verify_many(asks, timeout) -> list[Verdict]``: a chunk's ``(problem, completion)`` at once, for a verifier
       with workers of its own; it sees to the time limit (seconds per completion) and to retries itself;
-    - ``read_problem(row, number) -> Problem``: a row of a dataset, for ``flywheel grade``; a ValueError says what is
-      wrong with it;
     - ``findings() -> list[str]``: what else ``flywheel check`` should say is wrong;
     - ``notes() -> list[str]``: what it should say when nothing is wrong;
-    - ``read_problem(row, number) -> Problem``: how ``flywheel grade`` reads a row that carries its own problem;
-      ValueError if it does not;
+    - ``read_problem(row, number) -> Problem``: how ``flywheel grade`` reads a row of a dataset, or one that carries
+      its own problem; ValueError says what is wrong with it;
     - ``close()``: called once in each process that used the task, to end what it started.
     """
 
