@@ -106,7 +106,7 @@ def runner() -> Iterator[Runner]:
 
 
 def test_the_prompt_shows_the_tests_of_every_language() -> None:
-    assert {*TRANSLATIONS, "python", "sql"} == IDIOMS.keys()
+    assert TRANSLATIONS.keys() == IDIOMS.keys()
 
 
 @pytest.mark.slow
