@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import gzip
 import json
 import pickle
+import random
+import time
 import zlib
 from contextlib import suppress
 from itertools import islice
@@ -558,6 +561,15 @@ def test_mutants_differ_in_one_place() -> None:
     assert any("x - 1" in text for text in found)
     assert any("x <= 2" in text for text in found)
     assert any("x < 2 or x" in text for text in found)
+
+
+def test_few_of_many_mutants_cost_little() -> None:
+    program = f"T = {list(range(3000))}\ndef f(x):\n    return T[x] + 1\n"
+    start = time.perf_counter()
+    some = list(mutants(program, 5, random.Random(0)))
+    assert time.perf_counter() - start < 5
+    assert len(set(some)) == 5 and ast.unparse(ast.parse(program)) + "\n" not in some
+    assert some == list(mutants(program, 5, random.Random(0)))
 
 
 def test_a_letter_of_a_text_may_be_what_is_wrong() -> None:

@@ -28,7 +28,7 @@ _NUMBER = re.compile(
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _BLOCK = re.compile(r"block|body|compound_statement")
 _ASSERTS = re.compile(
-    r"(?i)assert|expect|equal|require|check|\bok\b|==|\bis\b|\beq\b|\[\s|\btest\b|\bdie\b|\bunless\b|!="
+    r"(?im)assert|expect\b|expect\(|equal|require|check|\b(ok|is|eq|test|die|unless)\b|[=!]=|(^|\bif |[|&!{]) *\[+ "
 )
 _FALSE = re.compile(r"(?i)false|\bnot\b|(?<![\w!])!|~=|-ne\b|\brefute|\bunless\b|(?:=|-eq|,)\s*[\"']?0\b")
 _DENIES = re.compile(r"(?i)false|\bnot\b|(?<![\w!])!(?![=!])|\brefute|\bunless\b")
@@ -55,11 +55,7 @@ def shortfall(language: str, tests: str, asserts: Sequence[str], function: str |
     root = parse(language, code).root_node
     if _is_deep(root):
         return "the tests are nested too deeply"
-    about = _about(root, code, names)
-    # Statements about what a call's result was stored in, too.
-    shift = len(opening)
-    about |= {_statement(root, e.start + shift, e.end + shift) for e in alterations(language, tests, names)}
-    there = list(_found(root, code, shift, sorted(about)))
+    there = list(_found(root, code, len(opening), _about(language, tests, root, code, names)))
     if len(there) < len(asserts):
         return f"the tests have {len(there)} assertions about {function}, and the Python ones {len(asserts)}"
     free = dict(enumerate(there))
@@ -144,11 +140,13 @@ def _names(tests: str, function: str | None) -> set[str]:
     return {word for word in words if function and _unstyled(word) == _unstyled(function)}
 
 
-def _about(root: Node, code: bytes, names: set[str]) -> set[tuple[int, int]]:
-    """Where the statements are that name the function, and assert."""
-    leaves = (node for node in walk(root) if node.child_count == 0 and text_of(code, node) in names)
-    statements = {_statement(root, *leaf.byte_range) for leaf in leaves}
-    return {(a, b) for a, b in statements if _ASSERTS.search(code[a:b].decode(errors="replace"))}
+def _about(language: str, tests: str, root: Node, code: bytes, names: set[str]) -> list[tuple[int, int]]:
+    """Where the statements are that assert, of the function itself or of what its result was stored in."""
+    shift = len(opening_of(language, tests))
+    places = [node.byte_range for node in walk(root) if node.child_count == 0 and text_of(code, node) in names]
+    places += [(edit.start + shift, edit.end + shift) for edit in alterations(language, tests, names)]
+    statements = {_statement(root, *place) for place in places}
+    return sorted((a, b) for a, b in statements if _ASSERTS.search(code[a:b].decode(errors="replace")))
 
 
 def _found(root: Node, code: bytes, start: int, about: Sequence[tuple[int, int]]) -> Iterator[_Found]:
