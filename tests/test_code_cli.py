@@ -194,7 +194,8 @@ def test_what_is_wrong_is_found_before_anything_is_trained(
 
 @pytest.mark.slow
 def test_check_names_broken_rows_and_languages_that_are_not_installed(tmp_path: Path) -> None:
-    lacking = [name for name in LANGUAGES if not installed(name)]
+    languages = [name for name in LANGUAGES if name not in ("python", "sql")]
+    lacking = [name for name in languages if not installed(name)]
     good = [{**r, "code": "def negate(x):\n    return -x"} for r in numbered(30)]
     write_jsonl(tmp_path / "problems.jsonl", [*good, "{"])
     done = flywheel("check", write_recipe(tmp_path, problems="problems.jsonl"))
@@ -202,7 +203,7 @@ def test_check_names_broken_rows_and_languages_that_are_not_installed(tmp_path: 
     assert "problems.jsonl, row 31: not JSON" in done.stderr
     assert "Traceback" not in done.stderr
     write_jsonl(tmp_path / "problems.jsonl", good)
-    done = flywheel("check", write_recipe(tmp_path, problems="problems.jsonl", translate={"languages": [*LANGUAGES]}))
+    done = flywheel("check", write_recipe(tmp_path, problems="problems.jsonl", translate={"languages": languages}))
     assert done.returncode == (1 if lacking else 0), done.stderr + done.stdout
     for name in lacking:
         assert f"{name} programs cannot be run here" in done.stderr

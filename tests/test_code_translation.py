@@ -106,7 +106,59 @@ def runner() -> Iterator[Runner]:
 
 
 def test_the_prompt_shows_the_tests_of_every_language() -> None:
-    assert {*TRANSLATIONS, "python", "sql"} == IDIOMS.keys()
+    assert TRANSLATIONS.keys() == IDIOMS.keys()
+
+
+@pytest.mark.parametrize("language", TRANSLATIONS)
+def test_translated_tests_must_have_every_assertion_with_its_values(language: str) -> None:
+    program, tests = TRANSLATIONS[language]
+
+    def fault(altered: str) -> str | None:
+        text = f"```{language}\n{program}\n```\n```{language}\n{altered}\n```"
+        return read_translation(text, language, spec_of(TESTS, "add_all")).fault
+
+    assert fault(tests) is None
+    lines = tests.splitlines()
+    assert "2 assertions about add_all, and the Python ones 3" in str(fault("\n".join(lines[:2])))
+    for old, new in (("-5", "5"), ("-5", "-6"), ("26", "25"), ("22", "2"), ("10", "15")):
+        assert "assert add_all(" in str(fault(tests.replace(old, new))), (old, new)
+    assert "assert add_all(" in str(fault(tests.replace("26", "27 || 26")))
+    assert "assert add_all(" in str(fault("\n".join([lines[0], lines[1], lines[1]])))
+
+
+VALUES = [
+    "assert f('ab', 2.5) == {'x y': [1, -2]}",
+    "assert f('a\\nbc', 0.30000000000000004) == 'cb'",
+    "assert f('(()', 1) is None",
+    "assert f('not me') == True",
+    "assert not f('x')",
+]
+WRITTEN = """\
+const wanted = {'x y': [1, -2]};  // 7
+assert.deepStrictEqual(f('ab', 2.50), wanted);
+assert(f("a\\nbc", 0.3) === 'cb');
+assert.strictEqual(f('(()', 1), null);
+assert(f("not me"));
+assert(!f('x'));
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("2.50", "2.51"),
+        ("'ab'", "'abc'"),
+        ("x y", "x z"),
+        ("'(()'", "'()'"),
+        ("!f", "f"),
+        ('f("not', '!f("not'),
+        ("", ""),
+    ],
+)
+def test_values_of_every_kind_are_looked_for(old: str, new: str) -> None:
+    text = f"```js\nfunction f() {{}}\n```\n```js\n{WRITTEN.replace(old, new, 1) if old else WRITTEN}```"
+    fault = read_translation(text, "javascript", spec_of(VALUES, "f")).fault
+    assert (fault is None) == (not old), fault
 
 
 @pytest.mark.slow

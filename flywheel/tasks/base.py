@@ -54,8 +54,8 @@ class Task(Protocol):
     - ``timeout``: seconds per completion where the user says none; by default 10;
     - ``findings() -> list[str]``: what else ``flywheel check`` should say is wrong;
     - ``notes() -> list[str]``: what it should say when nothing is wrong;
-    - ``read_problem(row, number) -> Problem``: how ``flywheel grade`` reads a row that carries its own problem;
-      ValueError if it does not;
+    - ``read_problem(row, number) -> Problem``: how ``flywheel grade`` reads a row of a dataset, or one that carries
+      its own problem; ValueError says what is wrong with it;
     - ``close()``: called once in each process that used the task, to end what it started.
     """
 

@@ -7,11 +7,10 @@ against the original's tests, and compared with it by a judge.
 from __future__ import annotations
 
 import ast
-import asyncio
 
 from flywheel.sandbox.grading import Grade
 from flywheel.tasks.code.asserts import UNREADABLE
-from flywheel.tasks.code.extract import blocks, code_in, program_of
+from flywheel.tasks.code.extract import after_thinking, blocks, code_in, program_of, says
 from flywheel.tasks.code.mutate import mutants
 from flywheel.tasks.code.solving import said
 from flywheel.tasks.code.steps import Attempt, Work
@@ -39,17 +38,24 @@ async def backtranslate_all(work: Work, source: Attempt) -> None:
 async def _describe(work: Work, source: Attempt, way: str) -> None:
     """Explain or document, then recreate the program from nothing but that."""
     asked = work.prompts.ask(way, language="python", program=source.program.strip("\n"))
-    answer = (await work.policy.chat(asked, n=1))[0]
+    answer = await work.ask(asked)
+    if answer.finish == "abort":
+        work.steps.note(source.index, cut_short=answer.error)
+        return
     description, fault = (_explained if way == "explain" else _documented)(answer.text, source.program)
-    index = work.steps.add(answer, KINDS[way], asked, [source.index], fault=fault, spec=work.spec.to_data())
+    facts = {"fault": fault, "recreated": None, "fidelity": None, **work.tested}
+    index = work.steps.add(answer, KINDS[way], asked, [source.index], **facts)
     if fault is not None:
         return
     question = work.prompts.ask("recreate", language="python", description=description)
-    again = (await work.policy.chat(question, n=1))[0]
+    again = await work.ask(question)
+    if again.finish == "abort":
+        work.steps.note(index, cut_short=again.error)
+        return
     recreated = program_of(again.text, work.spec)
-    step = work.steps.add(again, "recreation", question, [index], spec=work.spec.to_data())
-    await _compare(work, index, source.program, recreated)
+    step = work.steps.add(again, "recreation", question, [index], **work.tested)
     work.steps.note(index, recreated=recreated, recreation=step)
+    await _compare(work, index, source.program, recreated)
 
 
 async def _debug(work: Work, source: Attempt) -> None:
@@ -64,10 +70,13 @@ async def _debug(work: Work, source: Attempt) -> None:
     asked = work.prompts.ask(
         "debug", language="python", question=work.question, program=program.strip("\n"), failed=failed
     )
-    answer = (await work.policy.chat(asked, n=1))[0]
+    answer = await work.ask(asked)
+    if answer.finish == "abort":
+        work.steps.note(source.index, cut_short=answer.error)
+        return
     mended = code_in(answer.text, "python", work.spec.function)
     fault = None if mended is not None else "it gives no program"
-    facts = {"fault": fault, "spec": work.spec.to_data(), "planted": program}
+    facts = {"fault": fault, "fidelity": None, "planted": program, **work.tested}
     index = work.steps.add(answer, KINDS["debug"], asked, [source.index], **facts)
     if mended is not None:
         await _compare(work, index, source.program, program_of(answer.text, work.spec))
@@ -85,7 +94,8 @@ async def _compare(work: Work, index: int, original: str, recreated: str) -> Non
 
 def _explained(text: str, program: str) -> tuple[str, str | None]:
     """An explanation, and what is wrong with it: one that quotes the code would be recreated whatever it says."""
-    if not text.strip():
+    text = after_thinking(text).strip()
+    if not text:
         return text, "there is no explanation"
     quoted = [block for block in blocks(text) if len(block.code.strip().splitlines()) > 1]
     if quoted:
@@ -107,23 +117,15 @@ def _documented(text: str, program: str) -> tuple[str, str | None]:
 
 
 def _outlined(code: str, program: str) -> tuple[str, str | None]:
-    tree, original = ast.parse(code), ast.parse(program)
+    tree = ast.parse(code)
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     bare = [f.name for f in functions if not ast.get_docstring(f)]
     if not functions or bare:
         return "", f"there is no docstring for {', '.join(bare[:3])}" if bare else "it has no function"
-    if ast.dump(_undocumented(ast.parse(code))) != ast.dump(_undocumented(original)):
+    if says(code) != says(program):
         return "", "it changes more than comments and docstrings"
     kept = [_outline(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     return "\n\n".join(f"```python\n{outline}\n```" for outline in kept), None
-
-
-def _undocumented(tree: ast.Module) -> ast.Module:
-    documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module
-    for node in ast.walk(tree):
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree
 
 
 def _outline(node: ast.stmt) -> str:
@@ -137,11 +139,10 @@ def _outline(node: ast.stmt) -> str:
 async def _broken(work: Work, program: str) -> tuple[str, Grade] | None:
     """The program with one operator or constant altered so that its tests fail, and how; None if none does."""
     try:
-        found = list(mutants(program))
+        chosen = list(mutants(program, MOST_MUTANTS, work.draw("debug")))
     except UNREADABLE:
         return None
-    chosen = work.draw("debug").sample(found, min(MOST_MUTANTS, len(found)))
-    grades = await asyncio.gather(*(work.runner.grade(mutant, work.spec, poison=False) for mutant in chosen))
+    grades = await work.grade_all([(mutant, work.spec) for mutant in chosen], poison=False)
     return next(((m, g) for m, g in zip(chosen, grades, strict=True) if g.passed is False), None)
 
 
@@ -151,5 +152,5 @@ def recreated_programs(completion: Completion, tests_of: str | None) -> list[str
     if completion.kind != "explanation":
         programs.append(code_in(completion.text, "python", tests_of) or "")
     if completion.kind != "debugging":
-        programs.append(str(completion.data.get("recreated", "")))
+        programs.append(completion.data["recreated"])
     return programs

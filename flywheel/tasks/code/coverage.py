@@ -13,7 +13,7 @@ from flywheel.tasks.code.running import Runner
 
 # Traces the program alone: what it imports is not its code. A test that fails has reached what it has reached.
 _DRIVER = """\
-import json, sys
+import dis, json, sys, types
 source = open("program.txt", encoding="utf-8").read()
 tests = json.load(open("tests.json", encoding="utf-8"))
 arcs = set()
@@ -30,10 +30,15 @@ def tracer(frame, event, argument):
     last = [0, None]
     last[1] = lambda frame, event, argument: local(frame, event, argument, last)
     return last[1]
+def lines_of(code):
+    found = {line for _, line in dis.findlinestarts(code) if line}
+    return found.union(*(lines_of(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
 space = {"__name__": "program"}
+compiled = compile(source, "<program>", "exec")
+lines = sorted(lines_of(compiled))
 sys.settrace(tracer)
 try:
-    exec(compile(source, "<program>", "exec"), space)
+    exec(compiled, space)
     for number, test in enumerate(tests):
         try:
             exec(compile(test, "<test>", "exec"), dict(space))
@@ -41,7 +46,7 @@ try:
             pass
 finally:
     sys.settrace(None)
-    print("\\n" + NONCE + json.dumps(sorted(arcs)))
+    print("\\n" + NONCE + json.dumps([lines, sorted(arcs)]))
 """
 
 
@@ -92,18 +97,25 @@ async def measure(runner: Runner, program: str, tests: Sequence[str]) -> Coverag
     if not found:
         return None
     try:
-        arcs = {(int(a), int(b)) for a, b in json.loads(counted)}
+        lines, arcs = json.loads(counted)
+        return _count(program, set(map(int, lines)), {(int(a), int(b)) for a, b in arcs})
     except (ValueError, TypeError):
         return None
-    return _count(program, arcs)
 
 
-def _count(program: str, arcs: set[tuple[int, int]]) -> Coverage:
+def _count(program: str, lines: set[int], arcs: set[tuple[int, int]]) -> Coverage:
+    """Hold what was traced against the statements.
+
+    Args:
+        program: the source.
+        lines: that have code, says the Python that ran it: a bare annotation has none.
+        arcs: lines that followed each other.
+    """
     tree = ast.parse(program)
     source = program.splitlines()
     reached = {b for _, b in arcs}
-    wanted = sorted(_statements(tree))
-    missed = [f"line {n}: {source[n - 1].strip()}" for n in wanted if n not in reached]
+    wanted = {first: head & lines for first, head in sorted(_statements(tree).items()) if head & lines}
+    missed = [f"line {n}: {source[n - 1].strip()}" for n, head in wanted.items() if not head & reached]
     branches = 0
     found = _branches(tree)
     for at, into in found:
@@ -114,18 +126,21 @@ def _count(program: str, arcs: set[tuple[int, int]]) -> Coverage:
             missed.append(f"line {at}, never into its body: {source[at - 1].strip()}")
         if at in reached and not outside:
             missed.append(f"line {at}, never past its body: {source[at - 1].strip()}")
-    lines_reached = sum(n in reached for n in wanted)
-    return Coverage(lines_reached, len(wanted), branches, 2 * len(found), tuple(missed))
+    return Coverage(
+        sum(bool(head & reached) for head in wanted.values()), len(wanted), branches, 2 * len(found), tuple(missed)
+    )
 
 
-def _statements(tree: ast.AST) -> set[int]:
-    """Lines on which a statement of a function begins; docstrings and definitions are none."""
-    found: set[int] = set()
+def _statements(tree: ast.AST) -> dict[int, set[int]]:
+    """Where statements of functions begin, with the lines up to their bodies; docstrings and definitions are none."""
+    found: dict[int, set[int]] = {}
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(function):
                 if isinstance(node, ast.stmt) and node is not function and not _silent(node):
-                    found.add(node.lineno)
+                    within = (n.lineno for n in ast.walk(node) if isinstance(n, ast.stmt) and n is not node)
+                    end = min((line - 1 for line in within), default=node.end_lineno or node.lineno)
+                    found.setdefault(node.lineno, set()).update(range(node.lineno, max(node.lineno, end) + 1))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,11 @@ class Dataset:
         Raises:
             ValueError: says what is wrong with the row.
         """
-        return make_problem(read_row(self._renamed(row)), self._options, self._prompts)
+        row = self._renamed(row)
+        read = read_row(row)
+        if read.spec.level == "stdio" and not row.get("language"):
+            read = in_language(read, self._options.language)
+        return make_problem(read, self._options, self._prompts)
 
     def _load(self) -> dict[str, list[Problem]]:
         options = self._options
@@ -94,6 +99,15 @@ class Dataset:
         if missing := [theirs for theirs in fields.values() if theirs not in row]:
             raise ValueError(f"no field {', '.join(missing)}, which task.args.fields names")
         return {**row, **{ours: row[theirs] for ours, theirs in fields.items()}}
+
+
+def in_language(read: Read, language: str) -> Read:
+    """A problem of standard input and output, asked and run in a language.
+
+    Public sets bring solutions in Python: they are none in another.
+    """
+    gold = read.gold if language == "python" or read.format == "cases" else None
+    return replace(read, spec=replace(read.spec, language=language), gold=gold)
 
 
 def make_problem(read: Read, options: Options, prompts: Prompts) -> Problem:

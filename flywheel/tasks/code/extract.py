@@ -54,7 +54,7 @@ def code_in(text: str, tongue: str, containing: str | None = None) -> str | None
 
     Among several, the last that defines ``containing`` counts, or the last of the language, or the last without a tag.
     """
-    found = blocks(_answer(text))
+    found = blocks(after_thinking(text))
     if not found:
         return None
     own = [block.code for block in found if is_tag(block.tag, tongue)] or [b.code for b in found if not b.tag]
@@ -73,7 +73,7 @@ def program_of(text: str, spec: Spec) -> str:
         spec: of the problem: its language, entry point, and the code that a continuation continues.
     """
     fenced = code_in(text, spec.language, spec.function)
-    code = fenced if fenced is not None else _answer(text)
+    code = fenced if fenced is not None else after_thinking(text)
     code = code.replace("\r\n", "\n").removeprefix("\ufeff")
     return (_python if spec.language == "python" else _other)(code, spec, fenced is not None)
 
@@ -173,7 +173,7 @@ def _without_last_brace(code: str, spec: Spec) -> str:
     return code
 
 
-def _answer(text: str) -> str:
+def after_thinking(text: str) -> str:
     """What a reasoning model says after it has thought."""
     return text.rsplit("</think>", 1)[-1]
 
@@ -194,6 +194,22 @@ def _defines(code: str, name: str) -> bool:
 def parses(code: str) -> bool:
     """Whether Python could compile a program."""
     return _first_error(code) is None
+
+
+def says(program: str) -> str:
+    """What a Python program says to the machine: equal for two that differ in comments, docstrings and layout alone.
+
+    What cannot be parsed is only what it is.
+    """
+    try:
+        tree = ast.parse(program)
+        documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module
+        for node in ast.walk(tree):
+            if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+        return ast.dump(tree)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return program
 
 
 def _first_error(code: str) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import copy
+import random
 from collections.abc import Iterator
 
 _OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
@@ -33,20 +33,33 @@ _OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
 }
 
 
-def mutants(source: str) -> Iterator[str]:
+def mutants(source: str, most: int | None = None, draw: random.Random | None = None) -> Iterator[str]:
     """The program with one place altered, for each place where that can be done, in the order of the text.
 
     Annotations and docstrings are left alone. Some mutants behave as the original does.
+
+    Args:
+        source: the program.
+        most: a sample of so many places, where there are more; None: all of them.
+        draw: draws the sample, in an order of its own.
 
     Raises:
         SyntaxError: the program does not parse.
     """
     tree = ast.parse(source)
-    for place in range(sum(1 for _ in _places(tree))):
-        mutant = copy.deepcopy(tree)
-        node, name, position = list(_places(mutant))[place]
+    places = list(_places(tree))
+    if most is not None and draw is not None:
+        places = draw.sample(places, min(most, len(places)))
+    for node, name, position in places:
+        # Altered in place, written down, and mended: a copy of the tree costs more than all the rest.
+        value = getattr(node, name)
+        original = value[position] if position is not None else value
         _alter(node, name, position)
-        yield ast.unparse(mutant) + "\n"
+        yield ast.unparse(tree) + "\n"
+        if position is not None:
+            value[position] = original
+        else:
+            setattr(node, name, original)
 
 
 def _places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:

@@ -58,7 +58,7 @@ class Oneliners(BaseTask):
         shown: examples in the prompt, 1 to 4.
         hidden: further inputs on which the answer must be right.
         seed: another seed draws other examples.
-        slots: programs that the sandbox runs at once; null is one per core.
+        slots: programs that the sandbox runs at once; null is two per core.
 
     Raises:
         ValueError: an argument out of its range.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from flywheel.errors import UserError
 from flywheel.recipe import Number, Section
@@ -37,7 +37,11 @@ class UnitTests(Section):
 
     count: int = Field(default=8, ge=1, description="Tests asked for.")
     min_kept: int = Field(default=3, ge=1, description="Tests that must be left after validation.")
-    agreement: int = Field(default=2, ge=1, description="Different solutions that must pass all tests that are kept.")
+    agreement: int = Field(
+        default=2,
+        ge=1,
+        description="Solutions that must pass all kept tests; they differ in more than comments.",
+    )
     line_coverage: Number = Field(default=0.9, ge=0, le=1, description="Lines of a solution that they must reach.")
     branch_coverage: Number = Field(default=0.75, ge=0, le=1, description="Branches that they must take.")
     tries: int = Field(default=2, ge=1, description="Times to ask; after the first with what is not covered yet.")
@@ -48,7 +52,7 @@ class Revise(Section):
 
     turns: int = Field(default=2, ge=1, description="Revisions of one program at most.")
     per_problem: int = Field(default=2, ge=1, description="Failed programs per problem that are revised.")
-    lint: bool = Field(default=True, description="Also show the linter's remarks, beside errors of parser and tests.")
+    lint: bool = Field(default=True, description="Also show the linter's remarks, beside those of parser and run.")
     shown: int = Field(default=2000, ge=100, description="Characters of each output stream that are shown.")
     learn: Literal["dialogue", "correction"] = Field(
         default="correction",
@@ -66,7 +70,12 @@ class Translate(Section):
     @field_validator("languages")
     @classmethod
     def _known(cls, given: list[str]) -> list[str]:
-        return [_language(name) for name in given]
+        named = [_language(name) for name in given]
+        if "python" in named:
+            raise ValueError("python is what is translated from; name other languages")
+        if "sql" in named:
+            raise ValueError("sql has no functions and reads no input, so nothing can be translated to it")
+        return named
 
 
 class Backtranslate(Section):
@@ -85,7 +94,7 @@ class Judged(Section):
 
     rubric: str = Field(default="code_correctness_style", description="A shipped rubric's name, or a file.")
     votes: int = Field(default=1, ge=1, description="Votes that are averaged.")
-    revise: bool = Field(default=True, description="Revise what misses the mark, if `revise` is on, until it does not.")
+    revise: bool = Field(default=True, description="Revise what misses the mark, if `revise` is on, for as many turns.")
 
 
 class Sandbox(Section):
@@ -109,7 +118,9 @@ class Options(Section):
     held_out_one_in: int = Field(default=8, ge=2, description="Share that is held out by a hash of the content.")
     fields: dict[str, str] = Field(default_factory=dict, description="A known field's name: the dataset's name of it.")
     skip_broken: bool = Field(default=False, description="Leave broken rows out instead of refusing the dataset.")
-    language: str = Field(default="python", description="Language of programs that read standard input.")
+    language: str = Field(
+        default="python", description="Language of programs that read standard input, where a row names none."
+    )
     compare: Literal["lines", "tokens", "bytes"] = Field(
         default="lines", description="How standard output is compared: all but blanks at line ends, words, bytes."
     )
@@ -139,6 +150,17 @@ class Options(Section):
     @classmethod
     def _known(cls, given: str) -> str:
         return _language(given)
+
+    @model_validator(mode="after")
+    def _python_where_it_must_be(self) -> Options:
+        if self.language == "sql":
+            raise ValueError("language: sql programs do not read standard input")
+        if self.language != "python" and self.propose is not None:
+            raise ValueError(
+                f"language is {self.language}, but what `propose` makes is solved and tested in Python; leave one of "
+                "them out"
+            )
+        return self
 
     @field_validator("train_on")
     @classmethod

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flywheel.errors import NoAnswer
 from flywheel.tasks.code.backtranslation import backtranslate_all
 from flywheel.tasks.code.duplicates import NearDuplicates
 from flywheel.tasks.code.extract import program_of
@@ -14,8 +13,11 @@ from flywheel.tasks.code.solving import attempt_all, review_all, revise_all
 from flywheel.tasks.code.spec import Spec
 from flywheel.tasks.code.steps import Attempt, Work
 from flywheel.tasks.code.translation import translate_all
-from flywheel.tasks.code.unit_tests import Validated, assertions, spec_of, validate
+from flywheel.tasks.code.unit_tests import Validated, assertions, different, spec_of, validate
 from flywheel.types import Completion, Problem
+
+LANGUAGE = "python"
+"""Of proposed problems: their tests are assertions, which are validated as Python."""
 
 
 async def from_tests(work: Work, problem: Problem) -> list[Completion]:
@@ -33,12 +35,11 @@ async def from_seed(work: Work, problem: Problem, known: NearDuplicates) -> list
     if proposed is None:
         return work.steps.all()
     place, proposal = proposed
-    language = "python"
-    rules = work.prompts.text("rules", language=language) if work.options.rules else ""
-    asked = work.prompts.ask("solve", language=language, question=proposal.question, rules=rules)
-    answers = await work.policy.chat(asked)
+    rules = work.prompts.text("rules", language=LANGUAGE) if work.options.rules else ""
+    asked = work.prompts.ask("solve", language=LANGUAGE, question=proposal.question, rules=rules)
+    answers = await work.answers(asked, work.policy.sampling.n)
     unfrozen = replace(
-        work, question=proposal.question, asked=asked, derived=True, spec=Spec("tests", language, proposal.entry_point)
+        work, question=proposal.question, asked=asked, derived=True, spec=Spec("tests", LANGUAGE, proposal.entry_point)
     )
     frozen, parents = await _write_tests(unfrozen, answers, place, proposal.entry_point)
     if frozen.why_not is not None:
@@ -51,15 +52,7 @@ async def from_seed(work: Work, problem: Problem, known: NearDuplicates) -> list
 
 
 async def _develop(work: Work, attempts: Sequence[Attempt]) -> None:
-    """What the knobs make of attempts; where the engine has no answer, the steps up to there are kept."""
-    try:
-        await _steps(work, attempts)
-    except NoAnswer as error:
-        work.steps.note(-1, cut_short=error.message)
-
-
-async def _steps(work: Work, attempts: Sequence[Attempt]) -> None:
-    """Revisions, a review, translations, explanations."""
+    """What the knobs make of attempts: revisions, a review, translations, explanations."""
     revised = await revise_all(work, attempts)
     approved = await review_all(work, [*attempts, *revised])
     if approved:
@@ -78,9 +71,11 @@ async def _propose(work: Work, problem: Problem, known: NearDuplicates) -> tuple
     options = work.options.propose
     assert options is not None
     for _ in range(options.tries):
-        answer = (await work.policy.chat(problem.prompt, n=1))[0]
+        answer = await work.ask(problem.prompt)
         facts = dict(problem.data["seed"])
         try:
+            if answer.finish == "abort":
+                raise ValueError(f"no answer: {answer.error}")
             proposal = read_proposal(answer.text, options)
             near = known.nearest(proposal.question)
             if near is not None and near[1] >= options.similarity:
@@ -103,15 +98,20 @@ async def _write_tests(
         What is left of them, and the steps that an answer to the problem comes from.
     """
     options = work.options.unit_tests
-    programs = list(dict.fromkeys(program_of(answer.text, work.spec) for answer in answers))
+    programs = different(program_of(answer.text, work.spec) for answer in answers if answer.finish != "abort")
+    if not programs:
+        return Validated((), "there are no solutions"), [proposal]
     tests: list[str] = []
     parents = [proposal]
     found = Validated((), "none were written")
     for turn in range(options.tries):
         asked = _ask_for_tests(work, entry_point, tests, programs, found)
-        answer = (await work.policy.chat(asked, n=1))[0]
+        answer = await work.ask(asked)
+        if answer.finish == "abort":
+            parents.append(work.steps.add(answer, "tests", asked, [proposal], turn=turn))
+            return (found if turn else Validated((), f"no answer: {answer.error}")), parents
         tests = list(dict.fromkeys([*(found.tests or tests), *assertions(answer.text, entry_point)]))
-        found = await validate(work.runner, tests, programs, entry_point, options)
+        found = await work.wait_for(validate(work.runner, tests, programs, entry_point, options))
         facts: dict[str, object] = {
             "tests": list(found.tests),
             "why_not": found.why_not,

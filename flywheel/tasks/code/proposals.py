@@ -20,7 +20,7 @@ from pathlib import Path
 from flywheel.errors import TaskError
 from flywheel.sources import SUFFIXES, exists, read_source
 from flywheel.tasks.code.asserts import UNREADABLE
-from flywheel.tasks.code.extract import blocks
+from flywheel.tasks.code.extract import after_thinking, blocks
 from flywheel.tasks.code.options import Proposals
 from flywheel.tasks.code.prompts import Prompts
 from flywheel.types import Problem
@@ -111,7 +111,7 @@ def read_proposal(text: str, options: Proposals) -> Proposal:
     Raises:
         ValueError: it is not usable; says why.
     """
-    text = text.rsplit("</think>", 1)[-1].strip()
+    text = after_thinking(text).strip()
     found = blocks(text)
     if not found or not text.endswith(("```", "~~~")):
         raise ValueError("it does not end with a code block that gives the signature")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from flywheel.sandbox.grading import Grade
 from flywheel.sandbox.syntax import lint, parse_errors
-from flywheel.tasks.code.extract import program_of
+from flywheel.tasks.code.extract import after_thinking, program_of
 from flywheel.tasks.code.options import Revise
 from flywheel.tasks.code.spec import Spec
 from flywheel.tasks.code.steps import Attempt, Work
@@ -17,12 +18,14 @@ from flywheel.verify import judge, load_rubric
 
 
 async def attempt_all(work: Work, answers: Sequence[Completion], parents: Sequence[int] = ()) -> list[Attempt]:
-    """Keep independent answers, and run them."""
-    programs = [program_of(answer.text, work.spec) for answer in answers]
-    grades = await asyncio.gather(*(work.runner.grade(program, work.spec) for program in programs))
+    """Keep independent answers, and run those that are there."""
+    kept = [(work.steps.add(answer, "answer", work.prompt, parents, **_facts(work)), answer) for answer in answers]
+    kept = [(index, answer) for index, answer in kept if answer.finish != "abort"]
+    programs = [program_of(answer.text, work.spec) for _, answer in kept]
+    grades = await work.grade_all([(program, work.spec) for program in programs])
     return [
-        Attempt(work.steps.add(answer, "answer", work.prompt, parents, **_tested(work)), answer, program, grade)
-        for answer, program, grade in zip(answers, programs, grades, strict=True)
+        Attempt(index, index, answer, program, grade)
+        for (index, answer), program, grade in zip(kept, programs, grades, strict=True)
     ]
 
 
@@ -35,39 +38,61 @@ async def revise_all(work: Work, attempts: Sequence[Attempt]) -> list[Attempt]:
     options = work.options.revise
     if options is None:
         return []
-    open_ones = _distinct([a for a in attempts if a.grade.passed is False])[: options.per_problem]
-    done: list[Attempt] = []
-    firsts = {attempt.index: attempt.index for attempt in open_ones}
-    for turn in range(options.turns):
-        told = await asyncio.gather(*(feedback(work, attempt) for attempt in open_ones))
-        open_ones = await next_turn(work, open_ones, told, last=turn + 1 == options.turns, firsts=firsts)
-        done += [a for a in open_ones if a.grade.passed is not False]
-        open_ones = [a for a in open_ones if a.grade.passed is False]
-        if not open_ones:
-            break
-    return done + open_ones
+
+    async def failing(found: Sequence[Attempt]) -> list[Attempt]:
+        return [attempt for attempt in found if attempt.grade.passed is False]
+
+    return await _revise(work, options, await failing(attempts), failing)
 
 
-async def next_turn(
-    work: Work, attempts: Sequence[Attempt], told: Sequence[str], *, last: bool, firsts: dict[int, int]
+async def _revise(
+    work: Work,
+    options: Revise,
+    attempts: Sequence[Attempt],
+    wanting: Callable[[Sequence[Attempt]], Awaitable[list[Attempt]]],
 ) -> list[Attempt]:
-    """Tell each attempt's author what was wrong, and run what comes back; of each dialogue only its end is kept."""
+    """Dialogues about some of the attempts; ``wanting`` says with which of them they go on."""
+    attempts = _distinct(attempts)[: options.per_problem]
+    ended: list[Attempt] = []
+    for turn in range(options.turns):
+        told = await asyncio.gather(*(feedback(work, options, attempt) for attempt in attempts))
+        found = await _next_turn(work, attempts, told, last=turn + 1 == options.turns)
+        attempts = await wanting(found)
+        going_on = {attempt.first for attempt in attempts}
+        ended += [attempt for attempt in found if attempt.first not in going_on]
+    return [*ended, *attempts]
+
+
+async def _next_turn(work: Work, attempts: Sequence[Attempt], told: Sequence[str], *, last: bool) -> list[Attempt]:
+    """Tell each attempt's author what was wrong, and run what comes back; of each dialogue its end is kept.
+
+    One that gets no answer ends with what it had come to.
+    """
     conversations = [[*work.asked, *a.completion.messages, _user(text)] for a, text in zip(attempts, told, strict=True)]
-    replies = await asyncio.gather(*(work.policy.chat(conversation, n=1) for conversation in conversations))
-    dialogues = [a.completion.then(text, reply[0]) for a, text, reply in zip(attempts, told, replies, strict=True)]
-    programs = [program_of(dialogue.text, work.spec) for dialogue in dialogues]
-    grades = await asyncio.gather(*(work.runner.grade(program, work.spec) for program in programs))
+    replies = await asyncio.gather(*(work.ask(conversation) for conversation in conversations))
+    answered: list[tuple[Attempt, Completion]] = []
+    for attempt, text, reply in zip(attempts, told, replies, strict=True):
+        if reply.finish != "abort":
+            answered.append((attempt, attempt.completion.then(text, reply)))
+            continue
+        pending = attempt.grade.passed is False and len(attempt.completion.messages) > 1
+        index = _keep(work, attempt.first, attempt.completion) if pending else attempt.index
+        work.steps.note(index, cut_short=reply.error)
+    programs = [program_of(dialogue.text, work.spec) for _, dialogue in answered]
+    grades = await work.grade_all([(program, work.spec) for program in programs])
     found: list[Attempt] = []
-    for attempt, dialogue, program, grade in zip(attempts, dialogues, programs, grades, strict=True):
-        first = firsts[attempt.index]
-        index = attempt.index
-        if last or grade.passed is not False:
-            turns = len(dialogue.messages) // 2
-            kept, prompt = learned(work, dialogue, work.prompt)
-            index = work.steps.add(kept, "revision", prompt, [first], turns=turns, **_tested(work))
-            firsts[index] = first
-        found.append(Attempt(index, dialogue, program, grade))
+    for (attempt, dialogue), program, grade in zip(answered, programs, grades, strict=True):
+        over = last or grade.passed is not False
+        index = _keep(work, attempt.first, dialogue) if over else attempt.index
+        found.append(Attempt(index, attempt.first, dialogue, program, grade))
     return found
+
+
+def _keep(work: Work, first: int, dialogue: Completion) -> int:
+    """A dialogue among the steps."""
+    turns = len(dialogue.messages) // 2
+    kept, prompt = learned(work, dialogue, work.prompt)
+    return work.steps.add(kept, "revision", prompt, [first], turns=turns, **_facts(work))
 
 
 def learned(
@@ -88,21 +113,26 @@ def learned(
     return replace(dialogue, messages=dialogue.messages[-1:]), [*before, *dialogue.messages[:-1]]
 
 
-async def feedback(work: Work, attempt: Attempt) -> str:
-    """What the author of a failed program is told: what parser, linter and run say of it."""
-    options = work.options.revise
-    assert options is not None
+async def feedback(work: Work, options: Revise, attempt: Attempt) -> str:
+    """What the author of a program is told: what parser, linter and run say of it, or the judge if it passed."""
     language = work.spec.language
-    findings = [str(finding) for finding in parse_errors(language, attempt.program)]
+    if attempt.grade.passed:
+        review = work.steps[attempt.index].data["judge"]["reason"]
+        return work.prompts.text("revise", language=language, review=review)
     if not attempt.program.strip():
-        findings = ["there is no program in the answer"]
-    if findings:  # what does not parse need not be run to be understood
-        return work.prompts.text("revise", language=language, findings=findings)
-    if options.lint:
-        findings = [str(finding) for finding in await asyncio.to_thread(lint, language, attempt.program)]
+        return work.prompts.text("revise", language=language, findings=["there is no program in the answer"])
+    findings = await work.wait_for(remarks(language, attempt.program, linted=options.lint))
     return work.prompts.text(
         "revise", language=language, findings=findings, **said(attempt.grade, work.spec, options.shown)
     )
+
+
+async def remarks(language: str, program: str, *, linted: bool = False) -> list[str]:
+    """What parser and linter say of a program. Advice alone: a parser knows no macros, so only a run decides."""
+    found = parse_errors(language, program)
+    if not found and linted:
+        found = await asyncio.to_thread(lint, language, program)
+    return [str(finding) for finding in found]
 
 
 def said(grade: Grade, spec: Spec, most: int) -> dict[str, object]:
@@ -128,28 +158,26 @@ def _failed_case(grade: Grade, spec: Spec, most: int) -> str:
 
 
 async def review_all(work: Work, attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Judge what passed on correctness and style; what misses the mark is revised once more, if that is wanted.
+    """Judge what passed on correctness and style; what misses the mark is revised until it does not, if that is wanted.
 
     The judgement is noted with the completion, and counts when it is verified.
 
     Returns:
         Attempts that passed both tests and judge.
     """
-    options = work.options.judge
-    passed = [a for a in attempts if a.grade.passed is True]
-    if options is None:
+    passed = [attempt for attempt in attempts if attempt.grade.passed is True]
+    if work.options.judge is None:
         return passed
     approved, missed = await _judge_each(work, passed)
-    if not missed or work.options.revise is None or not options.revise:
-        return approved
-    missed = _distinct(missed)[: work.options.revise.per_problem]
-    told = [
-        work.prompts.text("revise", language=work.spec.language, review=work.steps[a.index].data["judge"]["reason"])
-        for a in missed
-    ]
-    revised = await next_turn(work, missed, told, last=True, firsts={a.index: a.index for a in missed})
-    more, _ = await _judge_each(work, [a for a in revised if a.grade.passed is True])
-    return approved + more
+
+    async def wanting(found: Sequence[Attempt]) -> list[Attempt]:
+        more, missed = await _judge_each(work, [a for a in found if a.grade.passed is True])
+        approved.extend(more)
+        return [*missed, *(a for a in found if a.grade.passed is False)]
+
+    if work.options.revise is not None and work.options.judge.revise:
+        await _revise(work, work.options.revise, missed, wanting)
+    return approved
 
 
 async def _judge_each(work: Work, attempts: Sequence[Attempt]) -> tuple[list[Attempt], list[Attempt]]:
@@ -159,7 +187,10 @@ async def _judge_each(work: Work, attempts: Sequence[Attempt]) -> tuple[list[Att
     rubric = load_rubric(options.rubric, work.base)
     asked = _as_text(work.asked)
     found = await asyncio.gather(
-        *(judge(work.policy, rubric, options.votes, prompt=asked, response=a.completion.text) for a in attempts)
+        *(
+            judge(work.policy, rubric, options.votes, prompt=asked, response=after_thinking(a.completion.text))
+            for a in attempts
+        )
     )
     approved: list[Attempt] = []
     missed: list[Attempt] = []
@@ -171,9 +202,9 @@ async def _judge_each(work: Work, attempts: Sequence[Attempt]) -> tuple[list[Att
     return approved, missed
 
 
-def _tested(work: Work) -> dict[str, object]:
-    """The tests go with the completion where they are not the problem's own."""
-    return {"spec": work.spec.to_data()} if work.derived else {}
+def _facts(work: Work) -> dict[str, Any]:
+    """What the verifier needs beside the text; a judgement that is due and never came leaves it undecided."""
+    return {**work.tested, **({} if work.options.judge is None else {"judge": None})}
 
 
 def _distinct(attempts: Sequence[Attempt]) -> list[Attempt]:

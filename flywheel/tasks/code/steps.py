@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from flywheel.errors import NoAnswer
 from flywheel.sandbox.grading import Grade
 from flywheel.tasks.base import Policy
 from flywheel.tasks.code.options import Options
 from flywheel.tasks.code.prompts import Prompts
-from flywheel.tasks.code.running import Runner
+from flywheel.tasks.code.running import Ask, Runner
 from flywheel.tasks.code.spec import Spec
 from flywheel.types import Completion, Message
+
+T = TypeVar("T")
 
 
 class Steps:
@@ -80,6 +85,44 @@ class Work:
         """The ``prompt`` of completions that answer the question."""
         return self.asked if self.derived else None
 
+    @property
+    def tested(self) -> dict[str, Any]:
+        """What goes with a completion that these tests judge: the tests, where they are not the problem's own."""
+        return {"spec": self.spec.to_data()} if self.derived else {}
+
+    async def ask(self, messages: Sequence[Message]) -> Completion:
+        """One answer."""
+        return (await self.answers(messages, 1))[0]
+
+    async def answers(self, messages: Sequence[Message], n: int) -> list[Completion]:
+        """Several answers. Where the engine has none (``NoAnswer``) something stands for each, of finish "abort".
+
+        So one request that cannot be answered ends what depends on it, and no more.
+        """
+        try:
+            return await self.policy.chat(messages, n=n)
+        except NoAnswer as error:
+            return [Completion.missing(error.message)] * n
+
+    async def grade_all(self, asks: Sequence[Ask], *, poison: bool | None = None) -> list[Grade]:
+        """A grade per program, run together."""
+
+        async def together() -> list[Grade]:
+            return list(await asyncio.gather(*(self.runner.grade(*ask, poison=poison) for ask in asks)))
+
+        return await self.wait_for(together())
+
+    async def wait_for(self, running: Coroutine[Any, Any, T]) -> T:
+        """Wait for what runs outside the policy, and asks it nothing.
+
+        If the engine is not continuous nobody else goes on meanwhile: what is asked next belongs to the same batch
+        whatever the clock says (``Policy.continuous``).
+        """
+        if self.policy.continuous:
+            return await running
+        with ThreadPoolExecutor(1) as thread:  # this thread's event loop is running already
+            return thread.submit(asyncio.run, running).result()
+
     def draw(self, what: str) -> random.Random:
         """Random choices that depend on nothing but this rollout and what they are for."""
         return random.Random(f"{self.policy.key}:{what}")
@@ -90,13 +133,15 @@ class Attempt:
     """A program with its grade.
 
     Attributes:
-        index: of its completion among the steps.
+        index: of its completion among the steps; of a dialogue that goes on, of the last one that was kept.
+        first: the same of the attempt that its dialogue began with.
         completion: as it was answered.
         program: what was run.
         grade: against the frozen tests.
     """
 
     index: int
+    first: int
     completion: Completion
     program: str
     grade: Grade

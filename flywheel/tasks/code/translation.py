@@ -1,24 +1,24 @@
-"""Verified Python programs in other languages (Llama 3 §4.3.1, translation), checked by parse, compile and run.
+"""Verified Python programs in other languages (Llama 3 §4.3.1, translation), checked by compile and run.
 
-Where a problem is told by standard input and output, the translation is run on the same cases. Otherwise the policy
-translates the tests as well, and these are held against the Python ones: every number and word of them must be there,
-they must call what they test, and they must fail when their expectations are altered.
+Where a problem is told by standard input and output, the translation is run on the same cases. Where its tests are
+assertions the policy translates these as well, and they are held against the Python ones (``held_tests.py``). Once they
+have been accepted they are frozen: revisions change the program alone.
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from flywheel.sandbox.grading import Grade
 from flywheel.sandbox.syntax import parse_errors
 from flywheel.sandbox.testfile import tests_at_fault
-from flywheel.tasks.code.asserts import UNREADABLE
-from flywheel.tasks.code.extract import blocks, code_in, is_tag
-from flywheel.tasks.code.solving import learned, said
+from flywheel.tasks.code.asserts import split_asserts
+from flywheel.tasks.code.extract import after_thinking, blocks, code_in, is_tag
+from flywheel.tasks.code.held_tests import shortfall
+from flywheel.tasks.code.solving import learned, remarks, said
 from flywheel.tasks.code.spec import Spec
 from flywheel.tasks.code.steps import Attempt, Work
 from flywheel.types import Completion, Message
@@ -36,19 +36,25 @@ IDIOMS = {
     "ruby": "lines such as `assert f([1]) == [2]`.",
     "perl": "statements such as `assert(f(1) == 2);`, which compare element by element where needed.",
     "lua": "statements such as `assert(f(1) == 2)`, which compare element by element where needed.",
-    "sql": "expressions that are true, one per line.",
-    "python": "lines such as `assert f([1]) == [2]`.",
 }
-"""What tests look like in each language, for the prompt."""
+"""The languages that can be translated to: what tests look like in each, for the prompt."""
 
 
 @dataclass(frozen=True)
 class Translated:
-    """A translation out of an answer; ``fault`` says what is wrong with it before it is run."""
+    """A translation out of an answer.
+
+    Attributes:
+        program: what is run.
+        spec: its tests, in its language.
+        fault: what is wrong with it before it is run; None if nothing.
+        unreadable: whether it may be no fault, because the tests could not be read: that decides nothing.
+    """
 
     program: str
     spec: Spec
     fault: str | None = None
+    unreadable: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,96 +69,90 @@ class _Draft:
     def wrong(self) -> bool:
         return self.read.fault is not None or (self.grade is not None and self.grade.passed is False)
 
+    @property
+    def frozen(self) -> str | None:
+        """The tests, if they are those of the Python program and a compiler has taken them."""
+        read, grade = self.read, self.grade
+        if read.fault is not None or grade is None or tests_at_fault(self.language, read.program, read.spec.tests):
+            return None
+        return read.spec.tests if all(outcome.status != "compile_error" for outcome in grade.outcomes) else None
+
 
 async def translate_all(work: Work, source: Attempt) -> None:
     """Translate a verified program; what comes out is kept, right or wrong."""
     options = work.options.translate
     if options is None or work.spec.language != "python":
         return
-    draw = work.draw("translate")
-    chosen = [name for name in options.languages if name != "python"]
-    chosen = draw.sample(chosen, min(options.per_problem, len(chosen)))
+    if work.spec.level != "stdio" and _assertions_of(work.spec) is None:
+        return
+    chosen = work.draw("translate").sample(options.languages, min(options.per_problem, len(options.languages)))
     asked = [_ask(work, source, language) for language in chosen]
-    answers = await asyncio.gather(*(work.policy.chat(prompt, n=1) for prompt in asked))
-    drafts = await asyncio.gather(
-        *(_draft(work, name, prompt, a[0]) for name, prompt, a in zip(chosen, asked, answers, strict=True))
-    )
+    answers = await asyncio.gather(*(work.ask(prompt) for prompt in asked))
+    for answer in answers:
+        if answer.finish == "abort":
+            work.steps.note(source.index, cut_short=answer.error)
+    given = [ask for ask in zip(chosen, asked, answers, strict=True) if ask[2].finish != "abort"]
+    drafts = await _drafts(work, [(*ask, None) for ask in given])
     for _ in range(options.turns):
         wrong = [draft for draft in drafts if draft.wrong]
-        told = [_feedback(work, draft) for draft in wrong]
+        told = await asyncio.gather(*(_feedback(work, draft) for draft in wrong))
         replies = await asyncio.gather(
             *(
-                work.policy.chat([*d.asked, *d.completion.messages, {"role": "user", "content": text}], n=1)
+                work.ask([*d.asked, *d.completion.messages, {"role": "user", "content": text}])
                 for d, text in zip(wrong, told, strict=True)
             )
         )
-        mended = iter(
-            await asyncio.gather(
-                *(
-                    _draft(work, d.language, d.asked, d.completion.then(text, reply[0]))
-                    for d, text, reply in zip(wrong, told, replies, strict=True)
-                )
-            )
-        )
-        drafts = [next(mended) if draft.wrong else draft for draft in drafts]
+        ended = [draft for draft in drafts if not draft.wrong]
+        ended += [draft for draft, reply in zip(wrong, replies, strict=True) if reply.finish == "abort"]
+        mended = [
+            (d.language, d.asked, d.completion.then(text, reply), d.frozen)
+            for d, text, reply in zip(wrong, told, replies, strict=True)
+            if reply.finish != "abort"
+        ]
+        drafts = [*ended, *await _drafts(work, mended)]
     for draft in drafts:
-        facts = {"language": draft.language, "spec": draft.read.spec.to_data(), "fault": draft.read.fault}
+        facts: dict[str, Any] = {"language": draft.language, "fault": draft.read.fault}
+        if draft.read.spec.level == "tests":
+            facts["spec"] = draft.read.spec.to_data()
+        if work.derived:
+            facts["original"] = work.spec.to_data()
         kept, prompt = learned(work, draft.completion, draft.asked)
         work.steps.add(kept, "translation", prompt, [source.index], **facts)
 
 
-def read_translation(text: str, language: str, original: Spec) -> Translated:
+def read_translation(text: str, language: str, original: Spec, frozen: str | None = None) -> Translated:
     """Program and tests out of an answer, looked over before they are run.
 
     Args:
         text: the answer.
         language: that was asked for.
         original: the tests of the Python program.
+        frozen: the translated tests, where they have been accepted already; those of the answer do not count then.
     """
     if original.level == "stdio":
-        spec = replace(original, language=language, prefix="", stop=(), setup="")
-        program = code_in(text, language) or text
-        return Translated(program, spec, _fault(language, program, None, original))
+        program = code_in(text, language) or after_thinking(text)
+        fault = None if program.strip() else "there is no program in the answer"
+        return Translated(program, replace(original, language=language, prefix="", stop=(), setup=""), fault)
+    text = after_thinking(text)
     found = [block.code for block in blocks(text) if is_tag(block.tag, language)]
-    program, tests = (found[0], "\n".join(found[1:])) if len(found) > 1 else (found[0] if found else text, "")
-    spec = Spec("tests", language, tests=tests)
-    return Translated(program, spec, _fault(language, program, tests, original))
-
-
-def _fault(language: str, program: str, tests: str | None, original: Spec) -> str | None:
+    program, tests = (found[0], "\n".join(found[1:])) if found else (text, "")
+    if frozen is not None:
+        tests = frozen
+    read = Translated(program, Spec("tests", language, tests=tests))
     if not program.strip():
-        return "there is no program in the answer"
-    if errors := parse_errors(language, program):
-        return f"the program does not parse: {errors[0]}"
-    if tests is None:
-        return None
+        return replace(read, fault="there is no program in the answer")
     if not tests.strip():
-        return "there is no second block with the tests"
-    if wrong := tests_at_fault(language, program, tests):
-        return f"the tests do not parse: {wrong}"
-    if lost := lost_values(original.as_asserts(), tests):
-        return f"the tests leave out what the Python ones have: {', '.join(lost[:5])}"
-    if original.function and _plain(original.function) not in map(_plain, re.findall(r"[A-Za-z_]\w*", tests)):
-        return f"the tests do not call {original.function}"
-    return None
+        return replace(read, fault="there is no second block with the tests")
+    asserts = _assertions_of(original)
+    if asserts is None:
+        return replace(read, fault="the Python tests are more than assertions", unreadable=True)
+    lacks = shortfall(language, tests, asserts, original.function)
+    return replace(read, fault=lacks, unreadable=lacks is not None and bool(parse_errors(language, tests)))
 
 
-def lost_values(asserts: Sequence[str], tests: str) -> list[str]:
-    """Whole numbers of two digits or more, and words, that assertions have and their translation lacks."""
-    text = re.sub(r"(?<=\d)[_'](?=\d)", "", tests)  # 1_000 and 1'000
-    numbers, words = set(re.findall(r"\d+", text)), set(re.findall(r"[^\W_]+", text))
-    lost: dict[str, None] = {}
-    for line in asserts:
-        try:
-            constants = [n.value for n in ast.walk(ast.parse(line)) if isinstance(n, ast.Constant)]
-        except UNREADABLE:
-            continue
-        for value in constants:
-            if isinstance(value, int) and not isinstance(value, bool) and value > 9 and str(value) not in numbers:
-                lost[str(value)] = None
-            elif isinstance(value, str):
-                lost |= {word: None for word in re.findall(r"[A-Za-z0-9]{2,}", value) if word not in words}
-    return list(lost)
+def _assertions_of(original: Spec) -> list[str] | None:
+    """What a translation's tests are held against; None if the original's are not assertions alone."""
+    return original.as_asserts() if original.level == "call" else split_asserts(original.tests)
 
 
 def _ask(work: Work, source: Attempt, language: str) -> list[Message]:
@@ -168,24 +168,26 @@ def _ask(work: Work, source: Attempt, language: str) -> list[Message]:
     )
 
 
-async def _draft(work: Work, language: str, asked: list[Message], completion: Completion) -> _Draft:
-    read = read_translation(completion.text, language, work.spec)
-    grade = None if read.fault else await work.runner.grade(read.program, read.spec)
-    return _Draft(language, asked, completion, read, grade)
+async def _drafts(work: Work, given: Sequence[tuple[str, list[Message], Completion, str | None]]) -> list[_Draft]:
+    """Answers (language, what they answer, dialogue, frozen tests), read and run."""
+    reads = [read_translation(dialogue.text, language, work.spec, frozen) for language, _, dialogue, frozen in given]
+    grades = iter(await work.grade_all([(read.program, read.spec) for read in reads if read.fault is None]))
+    return [
+        _Draft(language, asked, dialogue, read, next(grades) if read.fault is None else None)
+        for (language, asked, dialogue, _), read in zip(given, reads, strict=True)
+    ]
 
 
-def _feedback(work: Work, draft: _Draft) -> str:
-    if draft.read.fault is not None:
-        text = work.prompts.text("revise", language=draft.language, findings=[draft.read.fault])
-    else:
-        assert draft.grade is not None
-        most = work.options.revise.shown if work.options.revise else 2000
-        text = work.prompts.text("revise", language=draft.language, **said(draft.grade, draft.read.spec, most))
-    if draft.read.spec.level == "tests":
+async def _feedback(work: Work, draft: _Draft) -> str:
+    read = draft.read
+    findings = await work.wait_for(remarks(draft.language, read.program))
+    if read.fault is not None:
+        findings = [read.fault, *findings]
+    if read.spec.level == "tests" and (wrong := tests_at_fault(draft.language, read.program, read.spec.tests)):
+        findings.append(f"the tests: {wrong}")
+    most = work.options.revise.shown if work.options.revise else 2000
+    run = said(draft.grade, read.spec, most) if draft.grade is not None else {}
+    text = work.prompts.text("revise", language=draft.language, findings=findings, **run)
+    if read.spec.level == "tests" and draft.frozen is None:
         text += " Give both blocks again: the program, and the tests, none of them left out or made weaker."
     return text
-
-
-def _plain(name: str) -> str:
-    """A name without its language's customs: fooBar, foo_bar and FooBar are one."""
-    return name.replace("_", "").lower()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from flywheel.tasks.code.asserts import UNREADABLE, as_cases
 from flywheel.tasks.code.coverage import Coverage, measure
-from flywheel.tasks.code.extract import code_in
+from flywheel.tasks.code.extract import after_thinking, code_in, says
 from flywheel.tasks.code.options import UnitTests
 from flywheel.tasks.code.running import Runner
 from flywheel.tasks.code.spec import Spec
@@ -53,11 +53,16 @@ class Validated:
     coverage: Coverage | None = None
 
 
+def different(programs: Iterable[str]) -> list[str]:
+    """Programs that are not the same but for comments, docstrings and layout, in their order."""
+    return list({says(program): program for program in reversed(list(programs))}.values())[::-1]
+
+
 def assertions(text: str, entry_point: str) -> list[str]:
     """The usable tests of an answer: assertions that call the function, each once; what else it says is left out."""
     code = code_in(text, "python")
     if code is None:
-        code = text
+        code = after_thinking(text)
     found: dict[str, None] = {}
     for line in _statements(code):
         node = line.body[0]

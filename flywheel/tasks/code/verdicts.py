@@ -10,7 +10,7 @@ from flywheel.sandbox.grading import Grade
 from flywheel.tasks.code.backtranslation import recreated_programs
 from flywheel.tasks.code.extract import program_of
 from flywheel.tasks.code.running import Ask, Runner
-from flywheel.tasks.code.spec import Specs
+from flywheel.tasks.code.spec import Spec, Specs
 from flywheel.tasks.code.translation import read_translation
 from flywheel.types import Completion, Problem, Verdict
 
@@ -51,25 +51,40 @@ def _plan(problem: Problem, completion: Completion, train_on: Sequence[str], spe
     kind, data = completion.kind, completion.data
     if kind not in train_on and kind != "answer":
         return Plan(ready=Verdict.undecided(f"a step ({kind}), kept for its lineage"))
+    if completion.finish == "abort":
+        return Plan(ready=Verdict.undecided(f"no answer: {completion.error}"))
     if kind in ("proposal", "tests"):
         return Plan(ready=_validity(data))
     if (why := data.get("untested")) is not None:
         return Plan(ready=Verdict.undecided(f"no tests could be validated: {why}"))
-    frozen = data.get("spec") or problem.data.get("spec")  # its own tests, or the problem's
+    own = "original" if kind == "translation" else "spec"
+    frozen = data.get(own) or problem.data.get("spec")  # its own tests, or the problem's
     if frozen is None:
         return Plan(ready=Verdict.undecided("the problem has no tests"))
     spec = specs.of(frozen)
+    if kind == "translation":
+        return _plan_translation(completion, spec)
     if data.get("fault") is not None:
         return Plan(ready=Verdict.wrong(str(data["fault"]), level=spec.level))
-    if kind == "translation":
-        read = read_translation(completion.text, data["language"], spec)
-        return Plan([(read.program, spec)])
     if kind in ("explanation", "documentation", "debugging"):
+        if "recreated" in data and data["recreated"] is None:
+            return Plan(ready=Verdict.undecided(f"no program was made from it: {data.get('cut_short', 'no answer')}"))
         return Plan([(program, spec) for program in recreated_programs(completion, spec.function)])
     program = program_of(completion.text, spec)
     if not completion.text.strip():
         return Plan(ready=Verdict.wrong("there is no program", level=spec.level))
     return Plan([(program, spec)])
+
+
+def _plan_translation(completion: Completion, original: Spec) -> Plan:
+    """The tests are held against the original's once more: what the rollout found is not taken on trust."""
+    frozen = completion.data.get("spec", {}).get("tests")
+    read = read_translation(completion.text, completion.data["language"], original, frozen)
+    if read.unreadable:
+        return Plan(ready=Verdict.undecided(f"its tests cannot be read: {read.fault}"))
+    if read.fault is not None:
+        return Plan(ready=Verdict.wrong(read.fault, level=read.spec.level))
+    return Plan([(read.program, read.spec)])
 
 
 def _verdict(grades: Sequence[Grade], completion: Completion) -> Verdict:
@@ -79,16 +94,17 @@ def _verdict(grades: Sequence[Grade], completion: Completion) -> Verdict:
         return worst
     worst = Verdict(worst.score, "", worst.detail)  # there is nothing to say of what is right
     for name in ("fidelity", "judge"):
-        judged = completion.data.get(name)
-        if judged is not None:
-            worst = _judged(worst, name, judged)
+        if name in completion.data:
+            worst = _judged(worst, name, completion.data[name])
     return worst
 
 
-def _judged(verdict: Verdict, name: str, judged: dict[str, Any]) -> Verdict:
-    """A judge can only take away from what the tests have given."""
+def _judged(verdict: Verdict, name: str, judged: dict[str, Any] | None) -> Verdict:
+    """A judge can only take away from what the tests have given; where one was due and never asked, nobody knows."""
     if verdict.passed is not True:
         return verdict
+    if judged is None:
+        return Verdict(None, f"{name} undecided: it was never asked", verdict.detail)
     detail = {**verdict.detail, name: judged["score"], f"{name}_votes": judged["votes"]}
     if judged["passed"] is None:
         return Verdict(None, f"{name} undecided: {judged['reason']}", detail)
