@@ -177,7 +177,7 @@ def write_recipe(folder: Path, **args: Any) -> Path:
         (numbered(30), {"sandbox": {"extra": {"slot": 2}}}, "has no option 'slot'"),
         (numbered(30), {"propose": {"snippets": "nowhere.py"}}, "there is no file or folder nowhere.py"),
         ([{**BAD_LUA, "name": f"lua{i}", "prompt": f"-- {i}\nlocal function f(x)\n"} for i in range(30)], {},
-         "do not parse"),
+         "cannot be used"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_found_before_anything_is_trained(

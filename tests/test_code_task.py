@@ -666,7 +666,24 @@ def test_a_sandbox_that_is_not_there_is_one_message(made: Any) -> None:
     (finding,) = [found for found in task.findings() if "127.0.0.1:9" in found]
     assert "flywheel serve-sandbox" in finding
     with pytest.raises(UserError, match="no sandbox server answers"):
-        task.verify_many([(problem, Completion.of(fenced(RIGHT)))])
+        task.open()
+    (verdict,) = task.verify_many([(problem, Completion.of(fenced(RIGHT)))])
+    assert verdict.score is None and "127.0.0.1:9" in verdict.reason
+
+
+def test_a_language_that_is_not_installed_leaves_its_own_programs_undecided(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lua = {"language": "lua", "question": "Negate.", "prompt": "local function f(x)\n", "test": "assert(f(1) == -1)"}
+    rows = [(tmp_path / "problems.jsonl").read_text(), json.dumps(lua)]
+    (tmp_path / "two.jsonl").write_text("".join(rows))
+    task = made(problems="problems.jsonl", heldout="two.jsonl")
+    asks = [(problem, Completion.of(fenced(RIGHT))) for problem in task.problems("heldout")]
+    monkeypatch.setattr("flywheel.sandbox.local.installed", lambda name: name != "lua")
+    monkeypatch.setattr("flywheel.sandbox.local.missing", lambda names: ["lua programs cannot be run here"])
+    python, other = task.verify_many(asks)
+    assert python.passed is True
+    assert other.score is None and "lua programs cannot be run here" in other.reason
 
 
 class Dying:

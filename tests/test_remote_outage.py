@@ -63,7 +63,7 @@ def test_while_all_servers_are_down_programs_wait(capsys: pytest.CaptureFixture[
         assert not waiting.done()
         with serve_sandbox("--arg", "slots=2", "--port", port_of(url)):
             assert [grade.passed for grade in waiting.result(60)] == [False, True] * 20
-    said = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert url in said[0] and "wait up to 600 s" in said[0] and "flywheel serve-sandbox" in said[0]
     assert said[1] == f"{url} answers again"
@@ -106,7 +106,7 @@ def test_a_check_does_not_wait(nobody: str, tmp_path: Path, capsys: pytest.Captu
     close_task(task)
     assert f"no sandbox server answers: {nobody}: " in found[0]
     assert all("cannot be reached" in finding or "more like it" in finding for finding in found[1:])
-    assert "programs wait" not in capsys.readouterr().out
+    assert "programs wait" not in capsys.readouterr().err
     assert time.monotonic() - begun < 20
 
 

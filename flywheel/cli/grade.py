@@ -21,7 +21,7 @@ from flywheel.errors import DataError
 from flywheel.files import write_atomic
 from flywheel.sources import SUFFIXES, SourceRow, read_source
 from flywheel.stages.verifier import judge_all
-from flywheel.tasks import Task, close_task, load_task
+from flywheel.tasks import Task, close_task, load_task, open_task
 from flywheel.types import Completion, Message, Problem, Verdict
 
 SHOWN = 5
@@ -82,6 +82,7 @@ def command(
     asks = read_asks(file, read_problems(problems, grader) if problems is not None else None, grader)
     started = time.perf_counter()
     try:
+        open_task(grader)
         verdicts = grade(grader, asks, timeout)
     finally:
         close_task(grader)

@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from flywheel.errors import DataError
+from flywheel.errors import DataError, UserError
 from flywheel.sandbox.checks import (
     CallCase,
     CallChecks,
@@ -81,11 +81,15 @@ _PLAIN = (_INSIDE / "plain.py").read_bytes()
 async def grade(executor: Executor, program: Program, checks: Checks, policy: Policy | None = None) -> Grade:
     """Grade one program. Concurrent calls share the executor."""
     policy = policy or Policy()
-    if isinstance(checks, StdioChecks):
-        return await _grade_stdio(executor, program, checks, policy)
-    if isinstance(checks, CallChecks):
-        return await _grade_calls(executor, program, checks, policy)
-    return await _grade_tests(executor, program, checks, policy)
+    try:
+        if isinstance(checks, StdioChecks):
+            return await _grade_stdio(executor, program, checks, policy)
+        if isinstance(checks, CallChecks):
+            return await _grade_calls(executor, program, checks, policy)
+        return await _grade_tests(executor, program, checks, policy)
+    except UserError as error:  # such as a language that is not installed: others' programs can still be judged
+        level = "stdio" if isinstance(checks, StdioChecks) else "call" if isinstance(checks, CallChecks) else "tests"
+        return _undecided(level, None, f"{error.message}{f' ({error.hint})' if error.hint else ''}")
 
 
 def grade_many(executor: Executor, asks: Sequence[tuple[Program, Checks]], policy: Policy | None = None) -> list[Grade]:

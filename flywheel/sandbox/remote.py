@@ -23,6 +23,7 @@ import json
 import os
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -252,9 +253,10 @@ class RemoteExecutor(Pool[None]):
         """Say it once when no server can be reached any more, and once when one can."""
         all_down = all(s.down_since is not None for s in self._servers)
         if all_down and not self._all_down:
-            print(f"{self._nobody_answers().message}; programs wait up to {self._patience:g} s: {_START}", flush=True)
+            said = f"{self._nobody_answers().message}; programs wait up to {self._patience:g} s: {_START}"
+            print(said, file=sys.stderr, flush=True)
         elif self._all_down and not all_down:
-            print(f"{server.url} answers again", flush=True)
+            print(f"{server.url} answers again", file=sys.stderr, flush=True)
         self._all_down = all_down
 
     def _nobody_answers(self) -> UserError:

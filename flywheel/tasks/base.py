@@ -56,6 +56,7 @@ class Task(Protocol):
     - ``notes() -> list[str]``: what it should say when nothing is wrong;
     - ``read_problem(row, number) -> Problem``: how ``flywheel grade`` reads a row of a dataset, or one that carries
       its own problem; ValueError says what is wrong with it;
+    - ``open()``: called by ``flywheel grade`` before anything is verified; a UserError says what it lacks;
     - ``close()``: called once in each process that used the task, to end what it started.
     """
 
@@ -97,6 +98,15 @@ class BaseTask:
 def time_limit(task: Task) -> float:
     """Seconds per completion, where the user says none."""
     return float(getattr(task, "timeout", SECONDS))
+
+
+def open_task(task: Task) -> None:
+    """See that a task can verify now.
+
+    Raises:
+        UserError: what it lacks, and what mends it.
+    """
+    getattr(task, "open", lambda: None)()
 
 
 def close_task(task: Task) -> None:

@@ -113,8 +113,8 @@ def _case(node: ast.stmt, function: str) -> Case | None:
         left, right = right, left
     if not _is_call(left, function) or not isinstance(left, ast.Call) or left.keywords:
         return None
-    singleton = isinstance(right, ast.Constant) and (right.value is None or isinstance(right.value, bool))
-    if not isinstance(operator, ast.Eq) and not (isinstance(operator, ast.Is) and singleton):
+    is_none = isinstance(operator, ast.Is) and isinstance(right, ast.Constant) and right.value is None
+    if not isinstance(operator, ast.Eq) and not is_none:  # `is True` is not met by the 1 that a case may accept
         return None
     try:
         arguments, value = [ast.literal_eval(a) for a in left.args], ast.literal_eval(right)

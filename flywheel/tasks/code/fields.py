@@ -9,6 +9,7 @@ from typing import Any
 
 from flywheel.errors import UserError
 from flywheel.sandbox.languages import language
+from flywheel.sandbox.python_tests import require_assertions
 
 Row = Mapping[str, Any]
 
@@ -91,6 +92,15 @@ def assertions(value: Any, key: str, *, may_be_empty: bool = False) -> list[str]
             raise ValueError(f"`{key}`, test {number}: must be text, not {type(text).__name__}")
         require_python(text, f"{key}, test {number}")
     return listed
+
+
+def require_tests(code: str, what: str, entry_point: str | None) -> None:
+    """Refuse tests that Python cannot parse, or that decide nothing."""
+    require_python(code, what)
+    try:
+        require_assertions(code, entry_point)
+    except ValueError as error:
+        raise ValueError(f"`{what}`: {error}") from error
 
 
 def require_python(code: str, what: str) -> None:

@@ -28,6 +28,7 @@ from flywheel.tasks.code.fields import (
     optional,
     question_of,
     require_python,
+    require_tests,
     text_of,
 )
 from flywheel.tasks.code.spec import Spec
@@ -111,7 +112,7 @@ def _human_eval(row: Row) -> Read:
     whole = prompt + gold if isinstance(gold, str) else None
     if tongue != "python":
         return Read("humaneval", name, prompt, Spec("tests", tongue, entry, prompt, setup, tests=tests), whole)
-    require_python(tests, "test")
+    require_tests(tests, "test", entry)
     found = asserts.check_cases(tests, entry) if entry else None
     if found is not None:
         return Read("humaneval", name, prompt, Spec("call", "python", entry, prompt, setup, cases=found), whole)
@@ -159,7 +160,7 @@ def _mbpp(row: Row) -> Read:
         tests = "\n".join([setup, *shown, *hidden])
         read = replace(read, spec=replace(read.spec, level="tests", cases=(), tests=f"{tests}\n"))
     if isinstance(row.get("test"), str) and row["test"].strip():  # MBPP+: far more inputs, as a program
-        require_python(row["test"], "test")
+        require_tests(row["test"], "test", read.spec.function)
         read = replace(read, spec=replace(read.spec, level="tests", cases=(), tests=row["test"]))
     return read
 
@@ -298,9 +299,9 @@ def _test_file(row: Row) -> Read:
     key = next(k for k in ("test", "tests", "test_code") if isinstance(row.get(k), str) and row[k].strip())
     tongue = language_named(row["language"]) if row.get("language") else "python"
     tests = row[key]
-    if tongue == "python":
-        require_python(tests, key)
     entry = row.get("entry_point") if isinstance(row.get("entry_point"), str) else None
+    if tongue == "python":
+        require_tests(tests, key, entry)
     spec = Spec("tests", tongue, entry, setup=code_lines(row.get("setup")), tests=tests)
     return Read("testfile", name_of(row), question_of(row), spec, gold_of(row))
 

@@ -101,7 +101,7 @@ class Sandbox(Section):
     """Where programs run."""
 
     executor: Literal["local", "container", "remote"] = Field(default="local", description="What runs programs.")
-    seconds: Number = Field(default=10.0, gt=0, description="Wall-clock limit of one program run.")
+    seconds: Number = Field(default=10.0, gt=0, description="CPU seconds of a run; by the clock twice that and 5 more.")
     memory_mb: int = Field(default=1024, ge=16, description="Memory of one program.")
     extra: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the executor.")
 

@@ -37,7 +37,7 @@ from flywheel.types import Completion, Problem, Verdict
 from flywheel.verify import load_rubric
 
 SAMPLE = 200
-"""Problems whose tests and languages ``findings`` looks at."""
+"""Problems of each split whose tests ``findings`` looks at."""
 
 
 class Code(BaseTask):
@@ -141,7 +141,7 @@ class Code(BaseTask):
         return self.dataset.problem(row)
 
     def findings(self) -> list[str]:
-        """What else is wrong: a sandbox that does not work here, languages it lacks, tests that do not parse."""
+        """What else is wrong: a sandbox that does not work here, languages it lacks, tests that cannot be used."""
         found: list[str] = []
         for look in (self._sandbox_findings, self._language_findings, self._knob_findings):
             try:
@@ -150,37 +150,50 @@ class Code(BaseTask):
                 found.append(error.message + (f" ({error.hint})" if error.hint else ""))
         return list(dict.fromkeys(found))
 
+    def notes(self) -> list[str]:
+        """What ``flywheel check`` should say of the sandbox, though nothing is wrong: above all what is weaker here."""
+        can = self.runner.executor.capabilities()
+        told = f"sandbox: {can.executor}, {can.level}, {can.parallel} programs at once; memory limited by {can.memory}"
+        return [told, *(f"sandbox: {remark}" for remark in can.remarks)]
+
+    def open(self) -> None:
+        """Start the sandbox.
+
+        Raises:
+            UserError: programs cannot be run here, or no server answers; says what mends it.
+        """
+        self.runner.executor.capabilities()
+
     def close(self) -> None:
         """End the sandbox."""
         self.runner.close()
 
     def _sandbox_findings(self) -> list[str]:
-        self.runner.executor.capabilities()
+        self.open()
         why = self.runner.executor.health()
         return [] if why is None else [f"the sandbox does not run programs: {why}"]
 
     def _language_findings(self) -> list[str]:
-        looked_at = [*self.dataset.split("train")[:SAMPLE], *self.dataset.split("heldout")[:SAMPLE]]
-        specs = {problem.id: Spec.from_data(problem.data["spec"]) for problem in looked_at}
-        wanted = {spec.language for spec in specs.values()}
+        train, heldout = self.dataset.split("train"), self.dataset.split("heldout")
+        wanted = {problem.data["spec"].get("language", "python") for problem in (*train, *heldout)}
         if self.options.translate is not None:
             wanted |= set(self.options.translate.languages)
         can = set(self.runner.executor.capabilities().languages)
         lacking = sorted(wanted - can)
         found = missing(lacking) if self.options.sandbox.executor == "local" else []
         found = found or [f"the sandbox cannot run {name} programs" for name in lacking]
-        return found + self._test_findings(looked_at, specs)
+        return found + self._test_findings([*train[:SAMPLE], *heldout[:SAMPLE]])
 
-    def _test_findings(self, problems: Iterable[Problem], specs: Mapping[str, Spec]) -> list[str]:
+    def _test_findings(self, problems: Iterable[Problem]) -> list[str]:
         """Python's tests were parsed when they were read; those of other languages are held after the gold program."""
         found = []
         for problem in problems:
-            spec = specs[problem.id]
+            spec = Spec.from_data(problem.data["spec"])
             if spec.language == "python" or spec.level != "tests" or problem.gold is None:
                 continue
             why = tests_at_fault(spec.language, program_of(problem.gold, spec), spec.tests)
             if why is not None:
-                found.append(f"the tests of {problem.id} do not parse: {why}")
+                found.append(f"the tests of {problem.id} cannot be used: {why}")
         return found
 
     def _knob_findings(self) -> list[str]:
