@@ -166,7 +166,9 @@ def _mbpp(row: Row) -> Read:
 
 
 def _is_assert_list(row: Row) -> bool:
-    return _assert_field(row) is not None
+    """Python's: what reads the same in another language is not. Some datasets' language is English."""
+    tongue = known_language(str(row.get("language") or "python"))
+    return _assert_field(row) is not None and tongue in ("python", None)
 
 
 def _assert_field(row: Row) -> str | None:
@@ -292,13 +294,19 @@ def _cases(row: Row) -> Read:
 
 
 def _is_test_file(row: Row) -> bool:
-    return any(isinstance(row.get(key), str) and row[key].strip() for key in ("test", "tests", "test_code"))
+    return _test_field(row) is not None
+
+
+def _test_field(row: Row) -> str | None:
+    named = (key for key in ("test", "tests", "test_code") if isinstance(row.get(key), str) and row[key].strip())
+    return next(named, _assert_field(row))
 
 
 def _test_file(row: Row) -> Read:
-    key = next(k for k in ("test", "tests", "test_code") if isinstance(row.get(k), str) and row[k].strip())
+    key = _test_field(row)
+    assert key is not None
     tongue = language_named(row["language"]) if row.get("language") else "python"
-    tests = row[key]
+    tests = row[key] if isinstance(row[key], str) else "".join(f"{line}\n" for line in row[key])
     entry = row.get("entry_point") if isinstance(row.get("entry_point"), str) else None
     if tongue == "python":
         require_tests(tests, key, entry)
