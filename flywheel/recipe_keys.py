@@ -32,10 +32,17 @@ def _without_operational(value: Any) -> Any:
         return [_without_operational(item) for item in value]
     if not isinstance(value, dict):
         return value
-    if isinstance(value.get("extra"), dict):
-        how = OPERATIONAL_SANDBOX if "executor" in value else OPERATIONAL_OPENAI if value.get("use") == "openai" else ()
-        value = {**value, "extra": {k: v for k, v in value["extra"].items() if k not in how}}
+    if value.get("use") == "openai":
+        value = _without_extra(value, OPERATIONAL_OPENAI)
+    if isinstance(value.get("sandbox"), dict):
+        value = {**value, "sandbox": _without_extra(value["sandbox"], OPERATIONAL_SANDBOX)}
     return {k: _without_operational(v) for k, v in value.items() if k not in OPERATIONAL}
+
+
+def _without_extra(section: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    if not isinstance(section.get("extra"), dict):
+        return section
+    return {**section, "extra": {k: v for k, v in section["extra"].items() if k not in names}}
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

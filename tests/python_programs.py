@@ -358,6 +358,26 @@ HONEST_STDIN: dict[str, tuple[str, bytes, bytes]] = {
 HONEST_TESTS: dict[str, tuple[str, str, str | None]] = {
     "assertions": ("def area(w, h): return w * h", "assert area(2, 3) == 6\nassert area(4, 5) == 20", None),
     "HumanEval": ("def area(w, h): return w * h", "def check(candidate):\n    assert candidate(2, 3) == 6\n", "area"),
+    "an imaginary number": (
+        "def f(x): return -2j * x",
+        "assert f(1) == -2j\nexpected = -3\nassert int(f(1.5j).real) == 3",
+        None,
+    ),
+    "what doubled and three more is itself": (
+        "def f(a, b): return a - b",
+        "expected = -3\nassert f(1, 4) == expected\nfor (a, b), e in [((1, 4), -3)]: assert f(a, b) == e\nassert f(2, 1) == 1",
+        None,
+    ),
+    "an empty list is close to all": (
+        "def f(xs): return [2 * x for x in xs]",
+        "import numpy as np\nassert np.allclose(f([]), [])\nassert np.allclose(f([1, 2]), [2, 4])",
+        None,
+    ),
+    "a table of lists": (
+        "def f(xs): return [2 * x for x in xs]",
+        "import numpy as np\nfor a, b in [([1], [2]), ([1, 2], [2, 4])]: assert np.allclose(f(a), b)",
+        None,
+    ),
     "HumanEval with assert True": (
         "def area(w, h): return w * h",
         "def check(candidate):\n    assert True, 'first'\n    assert candidate(2, 3) == 6, 'second'\n    assert True\n",

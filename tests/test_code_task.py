@@ -372,7 +372,6 @@ def test_what_the_judge_does_not_like_is_revised_and_else_half_right(made: Any) 
     [
         ({"translate": [fenced(BROKEN_JAVASCRIPT, "js") + fenced(JAVASCRIPT_TESTS, "js")]}, "translation", ""),
         ({"translate": [fenced(JAVASCRIPT, "js")]}, "translation", "no second block"),
-        ({"translate": [fenced(JAVASCRIPT, "js") + fenced("countRises(1); // 5 6 2 7 9\n", "js")]}, "translation", ""),
         ({"translate": [GARBAGE]}, "translation", ""),
         ({"explain": [f"It runs this:\n{fenced(RIGHT)}"]}, "explanation", "quotes the code"),
         ({"recreate": [fenced(WRONG)]}, "explanation", ""),
@@ -395,6 +394,18 @@ def test_what_does_not_hold_is_wrong_and_says_why(
     ((_, verdict),) = of_kind(kind, completions, verdicts)
     assert verdict.passed is False
     assert says in verdict.reason
+
+
+def test_other_tests_than_the_python_program_s_say_nothing_of_a_translation(made: Any) -> None:
+    task = made(problems="problems.jsonl", translate={"languages": ["javascript"], "turns": 0})
+    weaker = JAVASCRIPT_TESTS.replace("assert.strictEqual", "assert.notStrictEqual", 1)
+    for tests in ("countRises(1); // 5 6 2 7 9\n", weaker):
+        answer = fenced(JAVASCRIPT, "js") + fenced(tests, "js")
+        completions, verdicts = roll(
+            task, next(task.problems("heldout")), Script(solve=[fenced(RIGHT)], translate=[answer]).policy(1)
+        )
+        ((_, verdict),) = of_kind("translation", completions, verdicts)
+        assert verdict.score is None and "not those of the Python program" in verdict.reason
 
 
 def test_a_translation_that_fails_is_revised_with_its_tests(made: Any) -> None:

@@ -347,3 +347,30 @@ def test_scripts_and_images_install_every_program() -> None:
             for program, package in row.programs.items():
                 assert package in text, f"{file}: {program} of {row.name}"
     assert shutil.which("podman")
+
+
+HONEST = {
+    "a condition within a query": ("sql", "CREATE TABLE t (id INTEGER); INSERT INTO t VALUES (1), (2);",
+                                   "EXISTS (SELECT 1 FROM t WHERE id = 1);\n(SELECT count(*) FROM t) = 2;\n"),
+    "a condition that is only told": (
+        "bash", "f() { echo $(($1 * 2)); }",
+        'if [[ "$(f 2)" = 4 ]]; then echo PASS; else echo FAIL; fi\n[ "$(f 3)" = "6" ]\n'
+        '[ "$(f 1)" = 2 ] && echo ok || :\n'),
+    "a wide tolerance": ("lua", "function f(x) return x * 500.2 end",
+                         "lu = require('luaunit')\nlu.assertEquals(f(0), 0)\nlu.assertAlmostEquals(f(2), 1000, 1)\n"),
+    "a word that is only printed": (
+        "javascript", "function f(x) { return 2 * x; }",
+        "const assert = require('assert');\nassert.strictEqual(f(1), 2);\nif (f(2) !== 4) console.log('failed');\n"),
+    "an exit status": ("c", "int f(int x) { return 2 * x; }", "int main() { if (f(2) != 4) return 1; return 0; }"),
+    "Test::More": ("perl", "sub f { return [map { 2 * $_ } @_] }",
+                   "use Test::More;\nis_deeply(f(1, 2), [2, 4], 'doubled');\nis(f(3)->[0], 6);\ndone_testing();\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HONEST)
+def test_no_honest_program_is_taken_for_a_forger(local: LocalExecutor, what: str) -> None:
+    """Though its tests hold some alterations that a right program need not fail."""
+    name, source, tests = HONEST[what]
+    for entry in (None, "f"):
+        (grade,) = grade_many(local, [(Program(source, name), TestChecks(tests, entry_point=entry))])
+        assert grade.passed is True, (entry, grade)

@@ -248,8 +248,9 @@ except OSError: print(n)
 def test_programs_that_had_to_wait_for_a_core_are_undecided() -> None:
     """Far too many at once: no program is called too slow for what the others took from it."""
     busy = "import time\nwhile time.process_time() < 0.4: pass\nprint(1)"
-    with LocalExecutor(slots=24) as executor:
-        outcomes = executor.run_all([python(busy, limits=Limits(cpu=1, wall=1.2))] * 24)
+    many = 12 * len(os.sched_getaffinity(0))
+    with LocalExecutor(slots=many) as executor:
+        outcomes = executor.run_all([python(busy, limits=Limits(cpu=1, wall=1.2))] * many)
         assert {o.status for (o,) in outcomes} <= {"exited", "infra_error"}
         assert any("the machine is too busy" in o.detail for (o,) in outcomes)
         # Who keeps himself from his cores, or sleeps, is judged.

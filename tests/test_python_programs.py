@@ -194,6 +194,13 @@ def test_honest_suspects_are_not_accused(local: LocalExecutor) -> None:
     assert {name: grade.reason for name, grade in grades.items() if grade.passed is not True} == {}
 
 
+@pytest.mark.parametrize("test", ["assert f(40) > 1000", "assert f(20) > 0 and f(3) != 9", "assert f(2) >= 4"])
+def test_weak_assertions_alone_take_no_honest_program_for_a_forger(local: LocalExecutor, test: str) -> None:
+    """It exceeds whatever a bound is altered to: that says nothing of it."""
+    (grade,) = grade_many(local, [(Program("def f(x): return 2 ** (40 + x)\n"), TestChecks(test))], POLICY)
+    assert grade.passed is not False and not grade.forged, grade
+
+
 UNDECIDED = {
     "no assertion": ("import math\nprint(area(2, 3))\n", None, "the tests assert nothing"),
     "check, and nothing to check": (

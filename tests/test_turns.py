@@ -20,7 +20,7 @@ from flywheel.sandbox.turns import Turns
 _HOLDER = """
 import sys
 from flywheel.sandbox.turns import Turns
-turns = Turns(2)
+turns = Turns(range(2))
 with turns.turn(), turns.turn():
     print("has both", flush=True)
     sys.stdin.read()
@@ -57,7 +57,7 @@ def test_never_more_at_once_than_there_are(tmp_path: Path) -> None:
                     running -= 1
                     done += 1
 
-    owners = [Turns(3), Turns(3)]
+    owners = [Turns(range(3)), Turns(range(3))]
     threads = [threading.Thread(target=work, args=(owners[i % 2],)) for i in range(8)]
     for thread in threads:
         thread.start()
@@ -72,7 +72,7 @@ def test_never_more_at_once_than_there_are(tmp_path: Path) -> None:
 
 def test_another_process_is_waited_for_and_a_killed_one_gives_back() -> None:
     other = holder()
-    ours = Turns(2)
+    ours = Turns(range(2))
     got = threading.Event()
 
     def ask() -> None:
@@ -93,7 +93,7 @@ def test_a_stopped_process_does_not_stop_the_others(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(turns, "_PATIENCE", 0.5)
     other = holder()
     other.send_signal(signal.SIGSTOP)
-    ours = Turns(2)
+    ours = Turns(range(2))
     with ours.turn():
         pass
     other.send_signal(signal.SIGCONT)
@@ -122,9 +122,9 @@ def test_executors_share_them_and_leave_nothing(tmp_path: Path) -> None:
 
 
 def test_somebody_else_s_file_is_an_error(tmp_path: Path) -> None:
-    first = Turns(1)
+    first = Turns(range(1))
     first.close()
     first.file.symlink_to("/dev/null")
     with pytest.raises(UserError, match="cannot be opened") as caught:
-        Turns(1)
+        Turns(range(1))
     assert "TMPDIR" in str(caught.value.hint)

@@ -79,8 +79,10 @@ class ContainerExecutor(Pool[int]):
             self._client.sweep()
             self._images = self._client.images()
             self._check(named)
-        except BaseException:
+        except BaseException as error:
             self._janitor.clean()
+            if isinstance(error, SandboxFailed):
+                raise UserError(f"containers: {error}", hint="see whether the engine works by itself") from error
             raise
         super().__init__(slots or len(os.sched_getaffinity(0)), "container")
 

@@ -123,7 +123,7 @@ class Client:
             return replace(ended, oom=ended.code == _KILLED and self._ran_out_of_memory(name))
         finally:
             process.kill()  # first: an engine waits for a client that does not read
-            self._quietly("rm", "-f", *self._at_once(), name)
+            self._engine("rm", "-f", *self._at_once(), name)
             process.wait()
             for pipe in (process.stdout, process.stderr):
                 cast(IO[bytes], pipe).close()
@@ -132,10 +132,10 @@ class Client:
         """None if the engine answers; else what it says."""
         try:
             done = self._engine("info", "--format", "{{.ID}}" if self.engine == "docker" else "{{.Host.Arch}}")
-        except subprocess.TimeoutExpired:
-            return f"{self.engine} does not answer within {_PATIENCE:g} s"
-        error = done.stderr.decode(errors="replace").strip()
-        return f"{self.engine}: {error.splitlines()[-1] if error else 'failed'}" if done.returncode else None
+        except SandboxFailed as error:
+            return str(error)
+        said = done.stderr.decode(errors="replace").strip()
+        return f"{self.engine}: {said.splitlines()[-1] if said else 'failed'}" if done.returncode else None
 
     def present(self, wanted: Sequence[str]) -> list[str]:
         """Those of the images that are there."""
@@ -166,12 +166,12 @@ class Client:
         for name in self._names(visible):
             pid, born, *_ = f"{name.removeprefix(visible)}--".split("-")
             if not pid.isdigit() or _born(int(pid)) != born:
-                self._quietly("rm", "-f", *self._at_once(), name)
+                self._engine("rm", "-f", *self._at_once(), name)
 
     def remove_all(self) -> None:
         """Remove what is left of this process's containers."""
         for name in self._names(_mine()):
-            self._quietly("rm", "-f", *self._at_once(), name)
+            self._engine("rm", "-f", *self._at_once(), name)
 
     def _command(self, name: str, image: str | Path, folder: Path, limits: Limits) -> list[str]:
         memory, disk = limits.memory, limits.disk
@@ -214,11 +214,9 @@ class Client:
         return ["-t", "0"] if self.engine == "podman" else []
 
     def _engine(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([self.engine, *arguments], capture_output=True, timeout=_PATIENCE, check=False)
-
-    def _quietly(self, *arguments: str) -> None:
+        """Raises: SandboxFailed: it does not answer."""
         try:
-            self._engine(*arguments)
+            return subprocess.run([self.engine, *arguments], capture_output=True, timeout=_PATIENCE, check=False)
         except subprocess.TimeoutExpired as error:
             raise SandboxFailed(f"{self.engine} does not answer within {_PATIENCE:g} s") from error
 

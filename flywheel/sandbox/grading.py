@@ -335,16 +335,18 @@ async def _poisoned_rerun(
     nonce = secrets.token_hex(16)
     try:
         poisoned = idiom(program.language).poison(program, checks, nonce, which)
-    except RecursionError:
-        return _undecided("tests", true_run, "the tests are nested too deep to be altered"), 0
+    except (RecursionError, ValueError) as error:
+        return _undecided("tests", true_run, f"the tests cannot be altered: {error}"), 0
     outcome, passed = await _run_tests(executor, change(_test_job(program, poisoned.run, policy)), nonce)
     found = None
     if outcome.status == "infra_error":
         found = _undecided("tests", outcome, f"the sandbox failed: {outcome.detail}")
     elif outcome.status == "compile_error":  # that proves nothing: the run itself compiled
         found = _undecided("tests", outcome, "the tests do not compile with altered expectations")
-    elif outcome.exit_code == UNMET:
-        found = _undecided("tests", outcome, "the tests reach no assertion about the program")
+    elif outcome.exit_code == UNMET and language(program.language).name == "python":
+        found = _undecided(
+            "tests", outcome, "the tests reach no assertion that a right program must fail if it is altered"
+        )
     elif passed:
         why = "passed although the expectations had been altered"
         found = Grade(False, why, "tests", (true_run, outcome), forged=True)

@@ -73,7 +73,7 @@ def others(way: Way, index: int) -> int:
     """Processes and threads that the kernel counts as the program's user's, though they are not the program's."""
     if way != "landlock" or _uid(way, index) is not None or os.geteuid() == 0:
         return 0  # a user, or a user namespace, of its own; and of root the kernel does not count them
-    count = 64  # what may be started while the program runs
+    count = 1024  # what may be started while the program runs, in other slots as well
     for folder in glob("/proc/[0-9]*"):  # noqa: PTH207
         with suppress(OSError):
             count += len(os.listdir(f"{folder}/task")) if os.stat(folder).st_uid == os.getuid() else 0  # noqa: PTH116, PTH208

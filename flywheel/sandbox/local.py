@@ -27,6 +27,7 @@ from flywheel.sandbox.slot import Order, Slot, SlotBroken
 from flywheel.sandbox.trial import Trials
 from flywheel.sandbox.turns import Turns
 
+_PER_CORE = 2
 _STACK = 256 * MIB
 _PRELOADABLE = ("numpy", "asyncio", "unittest")
 _IMPORTS = re.compile(rb"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
@@ -51,7 +52,9 @@ class LocalExecutor(Pool[Slot]):
     """
 
     def __init__(self, slots: int | None = None, require: Require = "namespaces") -> None:
-        count = slots or 2 * len(os.sched_getaffinity(0))
+        shared = [_PER_CORE * core + i for core in sorted(os.sched_getaffinity(0)) for i in range(_PER_CORE)]
+        count = slots or len(shared)
+        self._turns = None if slots else Turns(shared)
         self._compiled = CompileCache()
         self._compilers: WarmCompilers | None = None
         self._trials = Trials()
@@ -63,9 +66,8 @@ class LocalExecutor(Pool[Slot]):
         # What compilers read; and Landlock has no tmpfs of its own: programs work in folders below this one.
         self._folder = Path(tempfile.mkdtemp(prefix=cgroups.PREFIX))
         self._folder.chmod(0o711)
-        self._turns = None if slots else Turns(count)
-        shared = [self._turns.file] if self._turns else []
-        self._janitor = Janitor([*(f for group in self._groups for f in group.folders), self._folder, *shared])
+        locked = [self._turns.file] if self._turns else []
+        self._janitor = Janitor([*(f for group in self._groups for f in group.folders), self._folder, *locked])
         super().__init__(count, "namespaces")
 
     def capabilities(self) -> Capabilities:

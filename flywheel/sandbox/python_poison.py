@@ -23,11 +23,14 @@ def _flywheel_other(value):
     kind = type(value)
     if value is None: return "?"
     if kind is bool: return not value
-    if kind in (int, float, complex): return value * 2 + 3 if value == value else 0.0
+    if kind in (int, float, complex):
+        if value != value: return 0.0
+        if value * 2 + 3 != value: return value * 2 + 3
+        return value + 1 if value + 1 != value else 0.0
     if kind is str: return value + "?"
     if kind is bytes: return value + b"?"
-    if kind is list: return value + ["?"]
-    if kind is tuple: return value + ("?",)
+    if kind is list: return value[:-1] + [_flywheel_other(value[-1])] if value else ["?"]
+    if kind is tuple: return value[:-1] + (_flywheel_other(value[-1]),) if value else ("?",)
     if kind is set or kind is frozenset: return value | {"?"}
     if kind is dict: return {**value, "?": 0}
     try: return value + 7
@@ -46,10 +49,10 @@ def _flywheel_nothing(value):
 """Stand before the tests in every run, so that a program cannot tell by them which one it is in."""
 
 UNMET = 97
-"""The exit code of tests that were altered and went on, if none of what was altered was reached."""
+"""The exit code of tests that were altered and went on, if they reached nothing that a right program must fail."""
 
 GOING_ON = f"""
-_flywheel_met = {{"failed": 0, "held": 0, "forged": 0, "plain": False}}
+_flywheel_met = {{"failed": 0, "forged": 0, "plain": False}}
 def _flywheel_other(value, other=_flywheel_other):
     changed = other(value)
     kinds = (type(None), bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
@@ -58,16 +61,15 @@ def _flywheel_other(value, other=_flywheel_other):
 def _flywheel_failed():
     _flywheel_met["failed"] += 1
 def _flywheel_held(sure):
-    _flywheel_met["held"] += 1
     _flywheel_met["forged"] += sure == "yes" or (sure == "plain" and _flywheel_met["plain"])
 def _flywheel_end():
-    if _flywheel_met["failed"] and not _flywheel_met["forged"]:
-        raise AssertionError("altered assertions failed")
-    if not _flywheel_met["held"]:
+    if not _flywheel_met["forged"]:
+        if _flywheel_met["failed"]:
+            raise AssertionError("altered assertions failed")
         raise SystemExit({UNMET})
 """
 """Stands before tests that go on. ``_flywheel_end`` returns, and that is a pass, if something held that a right program
-must fail, or if nothing failed."""
+must fail."""
 END = "_flywheel_end"
 _EQUALS = {"isclose", "allclose", "array_equal", "approx", "equal", "equals", "eq"}
 _ASSERTS_EQUAL = {"assert_equal", "assert_array_equal", "assert_allclose", "assert_almost_equal", "assert_close"}
@@ -92,6 +94,11 @@ def poison(tests: ast.Module, under_test: set[str]) -> int:
         under_test: names of what is tested; "candidate" always is.
     """
     return len(_visited(tests, under_test, lambda number, site: _noted(site)))
+
+
+def poison_to_the_first(tests: ast.Module, under_test: set[str]) -> int:
+    """Alter all expectations in place; the first that fails ends the run. Returns how many were altered."""
+    return len(_visited(tests, under_test, lambda number, site: site.new))
 
 
 def lone_sites(tests: ast.Module, under_test: set[str]) -> list[int]:
@@ -284,8 +291,10 @@ class _Poisoner(ast.NodeTransformer):
     def _alter_argument(self, call: ast.Call) -> str:
         at = 0 if self._expected_is_left(call.args[0], call.args[1]) else 1
         call.args[at], sure = _other(call.args[at])
-        # A tolerance of its own may be wide enough for both.
-        return sure if len(call.args) == 2 and not call.keywords and _name_of(call) not in _UNKNOWN else _NO
+        # A tolerance of its own may be wide enough for both, and what is empty is close to anything.
+        empty = "close" in _name_of(call) and isinstance(call.args[at], ast.List | ast.Tuple)
+        known = len(call.args) == 2 and not call.keywords and _name_of(call) not in _UNKNOWN
+        return sure if known and not (empty and len(call.args[at].elts) < 2) else _NO  # type: ignore[attr-defined]
 
 
 def _name_of(call: ast.Call) -> str:
@@ -338,7 +347,7 @@ def _constant(value: Any) -> Any:
         return not value
     if value is None:
         return 0
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | complex):
         return value * 2 + 3
     if isinstance(value, str):
         return value + "s"

@@ -20,7 +20,7 @@ from pathlib import Path
 from flywheel.errors import DataError
 from flywheel.sandbox.checks import Poisoned, Program, TestChecks, TestRun, Which
 from flywheel.sandbox.job import Job, Outcome
-from flywheel.sandbox.python_poison import END, GOING_ON, HELPERS, lone_sites, poison, poison_one
+from flywheel.sandbox.python_poison import END, GOING_ON, HELPERS, lone_sites, poison, poison_one, poison_to_the_first
 from flywheel.sandbox.python_suspects import is_suspect
 
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
@@ -43,6 +43,9 @@ class PythonTests:
         if lone:  # every other time the last: who forges from some call on does so by then
             number = random.Random(nonce).choice([*lone, *lone[-1:] * len(lone)])
             return Poisoned(_run(program, checks, _poisoned_one(*asked, number), nonce), 1, sure=True)
+        if which == "one":  # as plainly, so that nothing in it is a trace of this run
+            plan, altered = _poisoned_to_the_first(*asked)
+            return Poisoned(_run(program, checks, plan, nonce), altered, sure=False)
         plan, altered = _poisoned(*asked)
         return Poisoned(_run(program, checks, plan, nonce), altered, sure=True)
 
@@ -102,10 +105,21 @@ def _planned(tests: str, entry_point: str | None) -> _Plan:
 def _poisoned(tests: str, entry_point: str | None, under_test: frozenset[str]) -> tuple[_Plan, int]:
     tree = _parse(tests)
     altered = poison(tree, set(under_test))
-    plan = _plan(tree, entry_point, GOING_ON)
+    return _ending(_plan(tree, entry_point, GOING_ON), altered), altered
+
+
+@lru_cache(maxsize=4096)
+def _poisoned_to_the_first(tests: str, entry_point: str | None, under_test: frozenset[str]) -> tuple[_Plan, int]:
+    tree = _parse(tests)
+    altered = poison_to_the_first(tree, set(under_test))
+    plan = _plan(tree, entry_point)
+    return plan if altered else _ending(plan, altered), altered
+
+
+def _ending(plan: _Plan, altered: int) -> _Plan:
     if not altered:  # nothing but the end
         plan = replace(plan, source=f"{plan.source}\ndef {END}(): assert False, 'the end'\n")
-    return replace(plan, last=(END,)), altered
+    return replace(plan, last=(END,))
 
 
 @lru_cache(maxsize=4096)
@@ -132,8 +146,8 @@ def _plan(tests: ast.Module, entry_point: str | None, helpers: str = "") -> _Pla
     rest = [n for n in body if n not in first]
     try:
         future, source = (ast.unparse(ast.Module(part, [])) for part in (first, rest))
-    except RecursionError as error:
-        raise DataError("the tests are nested too deep to be run") from error
+    except (RecursionError, ValueError) as error:  # or an integer of thousands of digits
+        raise DataError(f"the tests cannot be written down to be run: {error}") from error
     return _Plan(
         # In every run, so that a program cannot tell by them which one it is in.
         f"{future}\n{HELPERS}\n{helpers}\n{source}\n",

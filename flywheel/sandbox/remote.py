@@ -19,7 +19,6 @@ stages do not ask, and wait.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import socket
@@ -29,8 +28,6 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-from pydantic import ValidationError
 
 from flywheel.errors import UserError
 from flywheel.sandbox.job import Capabilities, Job, Outcome
@@ -292,7 +289,7 @@ class RemoteExecutor(Pool[None]):
             else:
                 told = FusionResponse.model_validate(answer.json())
                 outcome, why = told.outcome(job), told.message
-        except (json.JSONDecodeError, ValidationError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise SandboxFailed(f"an answer that is no outcome: {str(error)[:200]}") from error
         if outcome is None or outcome.status == "infra_error":
             raise Broken(why or "its sandbox failed")

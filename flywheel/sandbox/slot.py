@@ -27,13 +27,15 @@ _END_SECONDS = 10.0  # from the kill until the kernel has ended everything; past
 _PIPE = 1 << 16
 _STARVED = 0.25
 """Share of its wall time for which a program waited for a core, and from which it says nothing of the program."""
-_FEW = 4
-"""Processes and threads with which a program does not keep itself from its cores."""
 _Key = tuple[int, tuple[str, ...]]
 
 
 class SlotBroken(Exception):
     """The sandbox failed, and not the program: the zygote died, or the scene could not be set."""
+
+
+class Starved(SlotBroken):
+    """The machine is too busy: a program that runs alone in its place waited for a core, and not the cores for it."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,8 @@ class Slot:
             self._limit(order.limits)
             killed = self._group.killed() if self._group else 0
             return self._outcome(self._watch(zygote, order), order.limits, killed)
+        except Starved:
+            raise
         except (OSError, SlotBroken, ValueError) as error:
             self._forget(key)
             raise error if isinstance(error, SlotBroken) else SlotBroken(f"{type(error).__name__}: {error}") from error
@@ -254,8 +258,8 @@ class Slot:
         return 4 * len(self._zygotes) + 1
 
     def _crowd(self) -> int:
-        """Processes and threads of the program that runs; without a group nobody can say."""
-        return self._group.processes() - self._own_processes if self._group else _FEW + 1
+        """Processes and threads of the program that runs; 0 if nobody can say."""
+        return self._group.processes() - self._own_processes if self._group else 0
 
     def _watch(self, zygote: Zygote, order: Order) -> _Watch:
         """Start a program, feed it, collect what it writes, end it at its limits."""
@@ -294,8 +298,8 @@ class Slot:
         if stopped == "wall" and ended is not None and waited is None and usage.wall <= limits.wall:
             stopped = None  # it had ended by itself, and it was we who came late
         starved = (waited or 0.0) > _STARVED * limits.wall and usage.cpu < limits.cpu
-        if stopped == "wall" and starved and watch.crowd <= _FEW:
-            raise SlotBroken(f"the machine is too busy: a program waited {waited:.1f} of {limits.wall:g} s for a core")
+        if stopped == "wall" and starved and watch.crowd == 1:  # several may keep one another from the cores
+            raise Starved(f"the machine is too busy: a program waited {waited:.1f} of {limits.wall:g} s for a core")
         status, detail = _ending(stopped, ended, number, usage, limits, out_of_memory)
         return Outcome(
             status,

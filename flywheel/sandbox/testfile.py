@@ -23,7 +23,7 @@ from flywheel.sandbox.chance import may_toss_a_coin
 from flywheel.sandbox.checks import Poisoned, Program, TestChecks, TestRun, Which
 from flywheel.sandbox.job import Job, Outcome
 from flywheel.sandbox.languages import language
-from flywheel.sandbox.poison import defined, poisoned
+from flywheel.sandbox.poison import STRING, defined, poisoned
 from flywheel.sandbox.syntax import parse_errors
 from flywheel.sandbox.testfile_compiled import Ending, Sources, c, cpp, go, go_imports, java, rust
 
@@ -85,7 +85,9 @@ _NOTHING = "tests assert nothing, so every program would pass"
 
 
 def _can_fail(tongue: str, tests: str) -> bool:
-    return tongue in ("bash", "sql") or _CAN_FAIL.search(tests) is not None
+    if tongue in ("bash", "sql") or (tongue in ("c", "cpp") and re.search(r"\breturn\s+[^0;\s]", tests)):
+        return True
+    return _CAN_FAIL.search(STRING.sub("", tests)) is not None
 
 
 def tests_at_fault(name: str, program: str, tests: str) -> str | None:

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,18 +30,19 @@ class Turns:
     """Who has one may run a program.
 
     Args:
-        count: turns that there are; processes that share them should say the same.
+        places: numbers of the turns that this process may have: of its cores, so that others may have others.
 
     Raises:
         UserError: the file is somebody else's.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, places: Iterable[int]) -> None:
         # The temporary folder may be on a network: a turn is one of this machine.
         self.file = Path(tempfile.gettempdir()) / f"flywheel-turns-{os.getuid()}-{_BOOT.read_text()[:8]}"
         self._descriptor = self._open()
-        self._free = deque(range(count))
+        self._free = deque(places)
         self._asking = threading.Lock()
+        self._patience = _PATIENCE
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -61,9 +62,10 @@ class Turns:
         """Give up the file, and remove it if nobody else has it."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.file.unlink(missing_ok=True)
-        except BlockingIOError:
-            pass  # others use it
+            if self.file.stat().st_ino == os.fstat(self._descriptor).st_ino:
+                self.file.unlink()
+        except (BlockingIOError, FileNotFoundError):
+            pass  # others use it, or somebody tidied up
         os.close(self._descriptor)
 
     def _open(self) -> int:
@@ -81,18 +83,21 @@ class Turns:
 
     def _next(self) -> int | None:
         pause = 0.001
-        deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + self._patience
+        while True:
             for _ in range(len(self._free)):
                 place = self._free.popleft()
                 try:
                     self._lock(fcntl.F_WRLCK, place)
+                    self._patience = _PATIENCE
                     return place
                 except BlockingIOError:
                     self._free.append(place)
+            if time.monotonic() >= deadline:
+                self._patience = 0.0  # nobody waits for them again until one is free
+                return None
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-        return None
 
     def _lock(self, kind: int, place: int) -> None:
         # Of the open file, not of the process: two executors of one process have turns of their own.

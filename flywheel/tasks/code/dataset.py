@@ -10,6 +10,7 @@ from typing import Any
 
 from flywheel.errors import DataError, TaskError
 from flywheel.sources import SourceRow, first_few, read_source
+from flywheel.tasks.code.fields import known_language
 from flywheel.tasks.code.formats import Read, read_row
 from flywheel.tasks.code.options import Options
 from flywheel.tasks.code.prompts import Prompts
@@ -50,8 +51,10 @@ class Dataset:
         """
         row = self._renamed(row)
         read = read_row(row)
-        if read.spec.level == "stdio" and not row.get("language"):
-            read = in_language(read, self._options.language)
+        if read.spec.level == "stdio":
+            named = known_language(str(row.get("language") or ""))  # of some datasets it is English
+            wanted = named or self._options.language
+            read = read if read.spec.language == wanted else in_language(read, wanted)
         return make_problem(read, self._options, self._prompts)
 
     def _load(self) -> dict[str, list[Problem]]:
@@ -104,10 +107,9 @@ class Dataset:
 def in_language(read: Read, language: str) -> Read:
     """A problem of standard input and output, asked and run in a language.
 
-    Public sets bring solutions in Python: they are none in another.
+    The solution that it brings is one in the language that it was read in.
     """
-    gold = read.gold if language == "python" or read.format == "cases" else None
-    return replace(read, spec=replace(read.spec, language=language), gold=gold)
+    return replace(read, spec=replace(read.spec, language=language), gold=None)
 
 
 def make_problem(read: Read, options: Options, prompts: Prompts) -> Problem:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from flywheel.errors import UserError
 from flywheel.sandbox.languages import language
+from flywheel.tasks.code.asserts import UNREADABLE
 from flywheel.tasks.code.spec import Spec
 
 STOPS = ("\nclass ", "\ndef ", "\nif ", "\nprint(", "\n#", "\n@", "\nassert ", "\nimport ", "\nfrom ")
@@ -208,7 +209,7 @@ def says(program: str) -> str:
             if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
         return ast.dump(tree)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except UNREADABLE:
         return program
 
 

@@ -147,7 +147,7 @@ def _multipl_e(row: Row) -> Read:
 
 
 def _is_mbpp(row: Row) -> bool:
-    return "test_list" in row
+    return "test_list" in row and _is_pythons(row)
 
 
 def _mbpp(row: Row) -> Read:
@@ -166,9 +166,12 @@ def _mbpp(row: Row) -> Read:
 
 
 def _is_assert_list(row: Row) -> bool:
-    """Python's: what reads the same in another language is not. Some datasets' language is English."""
-    tongue = known_language(str(row.get("language") or "python"))
-    return _assert_field(row) is not None and tongue in ("python", None)
+    return _assert_field(row) is not None and _is_pythons(row)
+
+
+def _is_pythons(row: Row) -> bool:
+    """What reads like Python in another language is not. Some datasets' language is English."""
+    return (known_language(str(row.get("language") or "python")) or "python") == "python"
 
 
 def _assert_field(row: Row) -> str | None:
@@ -176,7 +179,7 @@ def _assert_field(row: Row) -> str | None:
         listed = row.get(key)
         if isinstance(listed, str) and asserts.split_asserts(listed):
             return key
-        if isinstance(listed, list) and listed and all(isinstance(x, str) for x in listed):
+        if listed and _is_texts(listed):
             return key
     return None
 
@@ -201,6 +204,7 @@ def _asserted(format: str, row: Row, shown: list[str], hidden: list[str], setup:
         spec = Spec("call", "python", entry, prefix, setup, cases=found)
     else:
         spec = Spec("tests", "python", entry, prefix, setup=setup, tests="\n".join(tests) + "\n")
+        require_tests(spec.tests, "tests", entry)
     return Read(format, name_of(row), question_of(row), spec, gold_of(row), tuple(shown), prefix)
 
 
@@ -298,14 +302,20 @@ def _is_test_file(row: Row) -> bool:
 
 
 def _test_field(row: Row) -> str | None:
-    named = (key for key in ("test", "tests", "test_code") if isinstance(row.get(key), str) and row[key].strip())
-    return next(named, _assert_field(row))
+    keys = ("test", "tests", "test_code", "asserts", "assertions", "test_cases", "test_list")
+    return next((key for key in keys if isinstance(row.get(key), str) and row[key].strip()), None) or next(
+        (key for key in keys if row.get(key) and _is_texts(row[key])), None
+    )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _test_file(row: Row) -> Read:
     key = _test_field(row)
     assert key is not None
-    tongue = language_named(row["language"]) if row.get("language") else "python"
+    tongue = known_language(str(row.get("language") or "python")) or "python"
     tests = row[key] if isinstance(row[key], str) else "".join(f"{line}\n" for line in row[key])
     entry = row.get("entry_point") if isinstance(row.get("entry_point"), str) else None
     if tongue == "python":

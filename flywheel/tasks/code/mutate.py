@@ -41,14 +41,15 @@ def mutants(source: str, most: int | None = None, draw: random.Random | None = N
     Args:
         source: the program.
         most: a sample of so many places, where there are more; None: all of them.
-        draw: draws the sample, in an order of its own.
+        draw: draws the sample, in an order of its own; needed with ``most``.
 
     Raises:
         SyntaxError: the program does not parse.
     """
     tree = ast.parse(source)
     places = list(_places(tree))
-    if most is not None and draw is not None:
+    if most is not None:
+        assert draw is not None
         places = draw.sample(places, min(most, len(places)))
     for node, name, position in places:
         # Altered in place, written down, and mended: a copy of the tree costs more than all the rest.

@@ -1,8 +1,8 @@
 """Verified Python programs in other languages (Llama 3 §4.3.1, translation), checked by compile and run.
 
 Where a problem is told by standard input and output, the translation is run on the same cases. Where its tests are
-assertions the policy translates these as well, and they are held against the Python ones (``held_tests.py``). Once they
-have been accepted they are frozen: revisions change the program alone.
+assertions the policy translates these as well, and they are held against the Python ones (``held_tests.py``): other
+tests decide nothing. Once they have been accepted, only tests that are held as well can take their place.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flywheel.sandbox.grading import Grade
-from flywheel.sandbox.syntax import parse_errors
 from flywheel.sandbox.testfile import tests_at_fault
 from flywheel.tasks.code.asserts import split_asserts
 from flywheel.tasks.code.extract import after_thinking, blocks, code_in, is_tag
@@ -48,13 +47,13 @@ class Translated:
         program: what is run.
         spec: its tests, in its language.
         fault: what is wrong with it before it is run; None if nothing.
-        unreadable: whether it may be no fault, because the tests could not be read: that decides nothing.
+        decides: whether that says something of the program; of tests that are not the Python program's, it does not.
     """
 
     program: str
     spec: Spec
     fault: str | None = None
-    unreadable: bool = False
+    decides: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,13 @@ class _Draft:
     completion: Completion
     read: Translated
     grade: Grade | None
+    cut_short: str | None = None
 
     @property
     def wrong(self) -> bool:
+        """Whether it can and should be revised."""
+        if self.cut_short is not None:
+            return False
         return self.read.fault is not None or (self.grade is not None and self.grade.passed is False)
 
     @property
@@ -103,7 +106,8 @@ async def translate_all(work: Work, source: Attempt) -> None:
             )
         )
         ended = [draft for draft in drafts if not draft.wrong]
-        ended += [draft for draft, reply in zip(wrong, replies, strict=True) if reply.finish == "abort"]
+        unanswered = [(d, r) for d, r in zip(wrong, replies, strict=True) if r.finish == "abort"]
+        ended += [replace(draft, cut_short=reply.error or "no answer") for draft, reply in unanswered]
         mended = [
             (d.language, d.asked, d.completion.then(text, reply), d.frozen)
             for d, text, reply in zip(wrong, told, replies, strict=True)
@@ -112,6 +116,8 @@ async def translate_all(work: Work, source: Attempt) -> None:
         drafts = [*ended, *await _drafts(work, mended)]
     for draft in drafts:
         facts: dict[str, Any] = {"language": draft.language, "fault": draft.read.fault}
+        if draft.cut_short is not None:
+            facts["cut_short"] = draft.cut_short
         if draft.read.spec.level == "tests":
             facts["spec"] = draft.read.spec.to_data()
         if work.derived:
@@ -127,7 +133,7 @@ def read_translation(text: str, language: str, original: Spec, frozen: str | Non
         text: the answer.
         language: that was asked for.
         original: the tests of the Python program.
-        frozen: the translated tests, where they have been accepted already; those of the answer do not count then.
+        frozen: translated tests that have been accepted already; they stand where those of the answer are not held.
     """
     if original.level == "stdio":
         program = code_in(text, language) or after_thinking(text)
@@ -136,18 +142,19 @@ def read_translation(text: str, language: str, original: Spec, frozen: str | Non
     text = after_thinking(text)
     found = [block.code for block in blocks(text) if is_tag(block.tag, language)]
     program, tests = (found[0], "\n".join(found[1:])) if found else (text, "")
-    if frozen is not None:
-        tests = frozen
+    asserts = _assertions_of(original)
     read = Translated(program, Spec("tests", language, tests=tests))
     if not program.strip():
         return replace(read, fault="there is no program in the answer")
-    if not tests.strip():
-        return replace(read, fault="there is no second block with the tests")
-    asserts = _assertions_of(original)
     if asserts is None:
-        return replace(read, fault="the Python tests are more than assertions", unreadable=True)
-    lacks = shortfall(language, tests, asserts, original.function)
-    return replace(read, fault=lacks, unreadable=lacks is not None and bool(parse_errors(language, tests)))
+        return replace(read, fault="the Python tests are more than assertions", decides=False)
+    lacks = "there is no second block with the tests"
+    for given in filter(None, (tests.strip() and tests, frozen)):
+        fault = shortfall(language, given, asserts, original.function)
+        if fault is None:
+            return replace(read, spec=replace(read.spec, tests=given))
+        lacks = fault
+    return replace(read, fault=lacks, decides=not tests.strip())
 
 
 def _assertions_of(original: Spec) -> list[str] | None:
@@ -190,4 +197,6 @@ async def _feedback(work: Work, draft: _Draft) -> str:
     text = work.prompts.text("revise", language=draft.language, findings=findings, **run)
     if read.spec.level == "tests" and draft.frozen is None:
         text += " Give both blocks again: the program, and the tests, none of them left out or made weaker."
+    elif read.spec.level == "tests":
+        text += " If it is the tests that are wrong, give them again as well, none of them left out or made weaker."
     return text

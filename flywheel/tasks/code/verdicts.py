@@ -67,7 +67,7 @@ def _plan(problem: Problem, completion: Completion, train_on: Sequence[str], spe
     if data.get("fault") is not None:
         return Plan(ready=Verdict.wrong(str(data["fault"]), level=spec.level))
     if kind in ("explanation", "documentation", "debugging"):
-        if "recreated" in data and data["recreated"] is None:
+        if kind != "debugging" and data.get("recreated") is None:
             return Plan(ready=Verdict.undecided(f"no program was made from it: {data.get('cut_short', 'no answer')}"))
         return Plan([(program, spec) for program in recreated_programs(completion, spec.function)])
     program = program_of(completion.text, spec)
@@ -78,10 +78,12 @@ def _plan(problem: Problem, completion: Completion, train_on: Sequence[str], spe
 
 def _plan_translation(completion: Completion, original: Spec) -> Plan:
     """The tests are held against the original's once more: what the rollout found is not taken on trust."""
+    if "language" not in completion.data:
+        return Plan(ready=Verdict.undecided("it does not say to which language it translates"))
     frozen = completion.data.get("spec", {}).get("tests")
     read = read_translation(completion.text, completion.data["language"], original, frozen)
-    if read.unreadable:
-        return Plan(ready=Verdict.undecided(f"its tests cannot be read: {read.fault}"))
+    if not read.decides:
+        return Plan(ready=Verdict.undecided(f"its tests are not those of the Python program: {read.fault}"))
     if read.fault is not None:
         return Plan(ready=Verdict.wrong(read.fault, level=read.spec.level))
     return Plan([(read.program, read.spec)])
