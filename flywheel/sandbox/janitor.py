@@ -9,6 +9,7 @@ from pathlib import Path
 # Everything in a group is the executor's; what is still alive when the executor is gone has no owner. A file is shared
 # by executors, which hold a lock on it: it goes with the last one.
 _SCRIPT = """
+PATH="$PATH:/usr/bin:/bin"
 trap '' INT TERM HUP
 read -r _
 step=0
@@ -38,7 +39,7 @@ class Janitor:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._process = subprocess.Popen(
-            ["sh", "-c", _SCRIPT, "flywheel-janitor", *map(str, folders)],
+            ["/bin/sh", "-c", _SCRIPT, "flywheel-janitor", *map(str, folders)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
