@@ -154,6 +154,7 @@ BIG_CODE_BENCH = {
             0,
         ),
         (TEST_FILE, "testfile", "tests", "python", None, 0),
+        ({**TEST_FILE, "language": "en"}, "testfile", "tests", "python", None, 0),
         ({"problem": "Add.", "tests": CASES}, "cases", "stdio", "python", None, 2),
         ({"problem": "Add.", "inputs": ["1 2"], "outputs": ["3"]}, "cases", "stdio", "python", None, 1),
         (HUMAN_EVAL_PACK, "humaneval", "tests", "javascript", "f", 0),

@@ -15,6 +15,7 @@ from typing import Any
 
 from flywheel.tasks.code import asserts
 from flywheel.tasks.code.cases import input_output, read_cases, scored_lists
+from flywheel.tasks.code.extract import parses
 from flywheel.tasks.code.fields import (
     NAME,
     Row,
@@ -308,6 +309,13 @@ def _test_field(row: Row) -> str | None:
     )
 
 
+def _tongue(row: Row, tests: str) -> str:
+    named = row.get("language") or "python"
+    if known_language(str(named)) is None and parses(tests):  # it is English, or whatever is asked in
+        return "python"
+    return language_named(named)
+
+
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
@@ -315,8 +323,8 @@ def _is_texts(value: Any) -> bool:
 def _test_file(row: Row) -> Read:
     key = _test_field(row)
     assert key is not None
-    tongue = known_language(str(row.get("language") or "python")) or "python"
     tests = row[key] if isinstance(row[key], str) else "".join(f"{line}\n" for line in row[key])
+    tongue = _tongue(row, tests)
     entry = row.get("entry_point") if isinstance(row.get("entry_point"), str) else None
     if tongue == "python":
         require_tests(tests, key, entry)

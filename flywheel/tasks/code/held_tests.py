@@ -141,11 +141,8 @@ class _Wanted:
         lengths = [len(n.elts) for n in nodes if isinstance(n, ast.List | ast.Tuple | ast.Set)]
         lengths += [len(n.keys) for n in nodes if isinstance(n, ast.Dict)]
         strings = Counter(part for text in texts for part in _parts(text))
-        truths = Counter(
-            str(n.value).lower()
-            for n in nodes
-            if isinstance(n, ast.Constant) and n.value in (True, False) and isinstance(n.value, bool)
-        )
+        bools = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, bool)]
+        truths = Counter(str(value).lower() for value in bools)
         several = truths if has_words and truths.total() > 1 else Counter[str]()
         holds = _holds(node)
         test = node.test if isinstance(node, ast.Assert) else None
